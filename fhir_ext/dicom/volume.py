@@ -1,0 +1,140 @@
+"""The one shape in which pixels travel: a contiguous CT volume with its geometry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Where a volume lies in the patient coordinate system (PS3.3 C.7.6.2.1.1).
+
+    All vectors are in the LPS frame of DICOM, x to the patient's left, y to the
+    back, z to the head, in mm.
+
+    Attributes:
+        origin: (x, y, z) of the centre of voxel [0, 0, 0].
+        column_step: (x, y, z) from voxel [k, r, c] to [k, r, c + 1].
+        row_step: (x, y, z) from voxel [k, r, c] to [k, r + 1, c].
+        slice_step: (x, y, z) from voxel [k, r, c] to [k + 1, r, c], mean over the stack.
+        frame_of_reference_uid: FrameOfReferenceUID, empty when absent.
+    """
+
+    origin: tuple[float, float, float]
+    column_step: tuple[float, float, float]
+    row_step: tuple[float, float, float]
+    slice_step: tuple[float, float, float]
+    frame_of_reference_uid: str
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Voxel size (slice, row, column) in mm: the array's axis order."""
+        z, y, x = (
+            float(np.linalg.norm(np.asarray(step)))
+            for step in (self.slice_step, self.row_step, self.column_step)
+        )
+        return z, y, x
+
+    @property
+    def voxel_volume_ml(self) -> float:
+        """Volume of one voxel in mL, from the triple product of the steps."""
+        steps = np.array([self.slice_step, self.row_step, self.column_step])
+        return float(abs(np.linalg.det(steps))) / 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class GeometryIssue:
+    """Something odd in a stack that a gate may refuse.
+
+    Attributes:
+        code: `gap`, `irregular-spacing`, `duplicate-slices`, `single-slice` or `gantry-tilt`
+            (CodeSystem `refusal-reason`).
+        detail: numbers only; no UIDs.
+    """
+
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Acquisition:
+    """Header values that gates look at; None or empty where the header is silent.
+
+    Attributes:
+        modality: Modality (0008,0060).
+        manufacturer: Manufacturer (0008,0070).
+        convolution_kernel: ConvolutionKernel (0018,1210), values joined by `\\`.
+        slice_thickness_mm: SliceThickness (0018,0050).
+        kvp: KVP (0018,0060) in kV.
+        contrast_agent: ContrastBolusAgent (0018,0010); None when absent or empty.
+        body_part_examined: BodyPartExamined (0018,0015).
+        patient_age_years: from PatientAge (0010,1010), else from birth and study date.
+        image_type: ImageType (0008,0008) values.
+        burned_in_annotation: BurnedInAnnotation (0028,0301).
+    """
+
+    modality: str
+    manufacturer: str | None = None
+    convolution_kernel: str | None = None
+    slice_thickness_mm: float | None = None
+    kvp: float | None = None
+    contrast_agent: str | None = None
+    body_part_examined: str | None = None
+    patient_age_years: float | None = None
+    image_type: tuple[str, ...] = ()
+    burned_in_annotation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CTVolume:
+    """One regular stack of CT slices.
+
+    Attributes:
+        voxels: int16 array (slices, rows, columns), C-contiguous, Hounsfield units
+            after rescale (PS3.3 C.7.6.16.2.9), slices in the direction of
+            `geometry.slice_step`.
+        geometry: where it lies.
+        acquisition: header values for the gates.
+        study_instance_uid, series_instance_uid: where it came from.
+        sop_instance_uids: one per slice in slice order; for an enhanced multi-frame
+            object the same UID repeated.
+        issues: oddities of the stack.
+        evidence: the distinct source instances as datasets without pixel data, with
+            the patient, study, series and SOP common attributes that an SR or SEG
+            needs to refer to them.
+    """
+
+    voxels: npt.NDArray[np.int16]
+    geometry: Geometry
+    acquisition: Acquisition
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uids: tuple[str, ...]
+    issues: tuple[GeometryIssue, ...] = ()
+    evidence: tuple[Dataset, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedInstance:
+    """An instance or part that is in no volume, and why.
+
+    Attributes:
+        sop_instance_uid: empty when it could not be read.
+        code: code in the CodeSystem `refusal-reason` (for example `localizer`,
+            `truncated`, `not-dicom`, `missing-geometry`, `too-large`).
+    """
+
+    sop_instance_uid: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesVolumes:
+    """Everything a series held: usable stacks, largest first, and the rest with reasons."""
+
+    volumes: tuple[CTVolume, ...]
+    rejected: tuple[RejectedInstance, ...]

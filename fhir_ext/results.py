@@ -1,0 +1,141 @@
+"""What the layers hand each other: frozen results of one service on one series.
+
+Plain values only (no arrays, no FHIR, no DICOM datasets), so that a durable
+workflow can store them as JSON and a builder can turn them into FHIR or SR.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal
+
+
+class Region(StrEnum):
+    """Anatomical region a number speaks of; codes in `fhir_ext.resources.codes`."""
+
+    LUNGS = "lungs"
+    LEFT_LUNG = "left-lung"
+    RIGHT_LUNG = "right-lung"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a number is withheld.
+
+    Attributes:
+        rule: code of the gate or check (CodeSystem `refusal-reason`).
+        seen: the value that was found, without patient data.
+        needed: what would have been accepted.
+    """
+
+    rule: str
+    seen: str
+    needed: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One number, or the reason why it is withheld.
+
+    Attributes:
+        name: code in the CodeSystem `measurement` (for example `laa-950`).
+        region: what it was measured in.
+        unit: UCUM unit of `value`.
+        value: the number; None exactly when `refusal` is set.
+        refusal: the reason; None exactly when `value` is set.
+    """
+
+    name: str
+    region: Region
+    unit: str
+    value: float | None = None
+    refusal: Refusal | None = None
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.refusal is None):
+            raise ValueError("a measurement has either a value or a refusal")
+
+
+@dataclass(frozen=True, slots=True)
+class Risk:
+    """A qualitative risk that follows from measurements (never a probability).
+
+    Attributes:
+        outcome: code in the CodeSystem `risk-outcome` (for example `emphysema`).
+        qualitative: HL7 `risk-probability` code.
+        rationale: the rule in words with its citation; no patient data.
+        basis: names of the measurements it rests on.
+    """
+
+    outcome: str
+    qualitative: Literal["negligible", "low", "moderate", "high", "certain"]
+    rationale: str
+    basis: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """Something a human should look at.
+
+    Attributes:
+        code: code in the CodeSystem `detected-issue` (for example `emphysema-on-ct`).
+        severity: FHIR R4 DetectedIssue.severity.
+        detail: one sentence; no patient data.
+        evidence: names of the measurements it rests on.
+        known_condition: key of `fhir_ext.resources.codes.CONDITIONS`; when such a
+            Condition is already on the patient's problem list no issue is raised.
+    """
+
+    code: str
+    severity: Literal["high", "moderate", "low"]
+    detail: str
+    evidence: tuple[str, ...]
+    known_condition: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """The exact model version that produced a result; becomes one FHIR Device.
+
+    Attributes:
+        id: manifest id, equal to the service name for shipped services.
+        version: manifest version (semantic version).
+        title: name for people.
+        settings_hash: sha256 (hex) of the manifest settings that change numbers.
+        review: review policy of the manifest.
+    """
+
+    id: str
+    version: str
+    title: str
+    settings_hash: str
+    review: Literal["always", "rule", "never"] = "always"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceResult:
+    """One service on one series of one study: done, or refused as a whole.
+
+    Attributes:
+        service: service name.
+        model: version that ran.
+        inference_key: sha256 (hex) that every id and UID written derives from
+            (`fhir_ext.resources.ids`).
+        study_instance_uid, series_instance_uid: what was looked at.
+        sop_instance_uids: the instances used, sorted by SOP Instance UID.
+        status: `done` when at least one number stands; `refused` when none does.
+        measurements: numbers and withheld numbers, in the manifest's order.
+        risks, issues: what follows from the numbers; empty when refused.
+    """
+
+    service: str
+    model: ModelIdentity
+    inference_key: str
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uids: tuple[str, ...]
+    status: Literal["done", "refused"]
+    measurements: tuple[Measurement, ...]
+    risks: tuple[Risk, ...] = ()
+    issues: tuple[Issue, ...] = ()

@@ -1,0 +1,227 @@
+"""All settings, nested by concern, read once by the program that starts.
+
+Sources, strongest first: constructor arguments, environment (`FHIR_EXT_<GROUP>__<NAME>`),
+a YAML file named by `FHIR_EXT_CONFIG`. There is no import-time singleton: `create_app`,
+the worker and every command build a `Settings` and pass it down.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+#: Placeholders that people leave in examples; a secret must not be one of them.
+PLACEHOLDERS = frozenset({"changeme", "change-me", "secret", "password", "xxx", "todo", "example"})
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HttpAuth(Group):
+    """How we authenticate to a server we call."""
+
+    kind: Literal["none", "basic", "bearer", "oauth2"] = Field(
+        "none", description="`oauth2` is the client-credentials grant (RFC 6749 section 4.4)."
+    )
+    username: str | None = Field(None, description="User of `basic`; client id of `oauth2`.")
+    password: SecretStr | None = Field(
+        None, description="Password of `basic`; client secret of `oauth2`."
+    )
+    token: SecretStr | None = Field(None, description="Token of `bearer`.")
+    token_url: str | None = Field(None, description="Token endpoint of `oauth2`.")
+    scope: str | None = Field(None, description="Scope asked for by `oauth2`.")
+    client_certificate: Path | None = Field(None, description="PEM certificate for mTLS.")
+    client_key: Path | None = Field(None, description="PEM private key for mTLS.")
+    ca_bundle: Path | None = Field(None, description="PEM file of trusted CAs.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> HttpAuth:
+        needed = {
+            "none": (),
+            "basic": ("username", "password"),
+            "bearer": ("token",),
+            "oauth2": ("username", "password", "token_url"),
+        }[self.kind]
+        missing = [name for name in needed if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"auth kind {self.kind} also needs: {', '.join(missing)}")
+        return self
+
+
+class FhirSettings(Group):
+    """The HAPI FHIR server."""
+
+    base_url: str = Field("http://127.0.0.1:8080/fhir", description="FHIR base of HAPI.")
+    auth: HttpAuth = Field(default_factory=HttpAuth, description="Credentials for HAPI.")
+    timeout: timedelta = Field(timedelta(seconds=30), description="Longest wait for one answer.")
+
+
+class ArchiveSettings(Group):
+    """The DICOMweb archive; the three services may have different base URLs."""
+
+    qido_url: str = Field("http://127.0.0.1:8042/dicom-web", description="QIDO-RS base.")
+    wado_url: str = Field("http://127.0.0.1:8042/dicom-web", description="WADO-RS base.")
+    stow_url: str = Field("http://127.0.0.1:8042/dicom-web", description="STOW-RS base.")
+    orthanc_url: str | None = Field(
+        None, description="Orthanc REST root, for its `/changes` feed; QIDO is polled without it."
+    )
+    auth: HttpAuth = Field(default_factory=HttpAuth, description="Credentials for the archive.")
+    timeout: timedelta = Field(timedelta(seconds=60), description="Longest silence of one answer.")
+
+
+class LimitSettings(Group):
+    """What may come in."""
+
+    body_bytes: int = Field(2_000_000, description="Largest request body.")
+    instance_bytes: int = Field(1_000_000_000, description="Largest DICOM instance.")
+    volume_bytes: int = Field(4_000_000_000, description="Largest decoded volume.")
+    frames: int = Field(20_000, description="Most frames of one series.")
+    rows_columns: int = Field(8192, description="Largest Rows and largest Columns.")
+    series_per_study: int = Field(500, description="Most series of one study.")
+
+
+class BridgeSettings(Group):
+    """Archive bridge: archive changes become ImagingStudy resources."""
+
+    enabled: bool = Field(True, description="Off where the site writes ImagingStudy itself.")
+    poll_interval: timedelta = Field(timedelta(seconds=0.5), description="Pause between polls.")
+    quiet_period: timedelta = Field(
+        timedelta(seconds=5), description="A study is bridged once it did not grow for so long."
+    )
+    issuers: dict[str, str] = Field(
+        default_factory=dict,
+        description="IssuerOfPatientID (0010,0021) to Patient.identifier.system.",
+    )
+    default_issuer: str | None = Field(
+        None, description="Identifier system when the header names no issuer; unset: not linked."
+    )
+    create_patients: bool = Field(
+        False, description="Create a Patient from the DICOM header when none matches. Demo only."
+    )
+
+
+class IntakeSettings(Group):
+    """Hooks, sweep and completeness."""
+
+    hook_secret: SecretStr = Field(description="Secret that HAPI sends back in each hook.")
+    hook_url: str = Field(
+        "http://127.0.0.1:8000/hooks", description="Where HAPI reaches our hooks."
+    )
+    sweep_interval: timedelta = Field(timedelta(seconds=60), description="Pause between sweeps.")
+    sweep_overlap: timedelta = Field(
+        timedelta(minutes=5), description="How far each sweep looks back behind its watermark."
+    )
+    incomplete_retry: timedelta = Field(
+        timedelta(seconds=5), description="First wait for a study whose counts differ; doubles."
+    )
+    incomplete_give_up: timedelta = Field(
+        timedelta(hours=6), description="After so long an incomplete study becomes a Task."
+    )
+    upstream_retry: timedelta = Field(
+        timedelta(seconds=1), description="First wait when HAPI or the archive is down; doubles."
+    )
+    upstream_give_up: timedelta = Field(
+        timedelta(hours=48), description="After so long a failing step becomes a Task."
+    )
+
+    @field_validator("hook_secret")
+    @classmethod
+    def _real_secret(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        if len(text) < 16 or text.lower() in PLACEHOLDERS:
+            raise ValueError("must be at least 16 characters and not a placeholder")
+        return value
+
+
+class DatabaseSettings(Group):
+    """Our own database: queue, watermarks, progress. Clinical data never live here."""
+
+    url: str = Field(
+        "sqlite:///.run/fhir-ext.sqlite",
+        description="SQLAlchemy URL; sqlite:/// or postgresql+psycopg://.",
+    )
+
+
+class WorkerSettings(Group):
+    """The worker process."""
+
+    executor_id: str | None = Field(
+        None, description="Stable and unique per worker; required on Postgres."
+    )
+    concurrency: int = Field(2, description="Studies worked on at once by one worker.")
+    queue_poll_interval: timedelta = Field(
+        timedelta(seconds=0.03), description="Pause between looks at the queue."
+    )
+    lease_ttl: timedelta = Field(
+        timedelta(seconds=10), description="A worker silent for so long is taken over by a peer."
+    )
+    retention: timedelta = Field(
+        timedelta(days=30), description="Finished workflows are deleted after this."
+    )
+    rules_file: Path | None = Field(
+        None, description="YAML planning rules; the shipped rules without it."
+    )
+
+
+class ServerSettings(Group):
+    """The HTTP side."""
+
+    host: str = Field("127.0.0.1", description="Bind address.")
+    port: int = Field(8000, description="Bind port.")
+    public_url: str = Field("http://127.0.0.1:8000", description="How others reach us.")
+
+
+class TelemetrySettings(Group):
+    """Logs, metrics, traces."""
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Lowest level that is written."
+    )
+    log_format: Literal["json", "text"] = Field("json", description="`text` is for a terminal.")
+    otlp_endpoint: str | None = Field(None, description="OTLP/HTTP collector for spans.")
+    worker_metrics_port: int | None = Field(
+        None, description="Port on which the worker shows its metrics, loopback only."
+    )
+
+
+class Settings(BaseSettings):
+    """The whole configuration of one installation."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FHIR_EXT_", env_nested_delimiter="__", extra="ignore", frozen=True
+    )
+
+    fhir: FhirSettings = Field(default_factory=FhirSettings)
+    archive: ArchiveSettings = Field(default_factory=ArchiveSettings)
+    bridge: BridgeSettings = Field(default_factory=BridgeSettings)
+    intake: IntakeSettings
+    database: DatabaseSettings = Field(default_factory=DatabaseSettings)
+    worker: WorkerSettings = Field(default_factory=WorkerSettings)
+    server: ServerSettings = Field(default_factory=ServerSettings)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
+    telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        sources = [init_settings, env_settings]
+        if path := os.environ.get("FHIR_EXT_CONFIG"):
+            sources.append(YamlConfigSettingsSource(settings_cls, yaml_file=path))
+        return tuple(sources)

@@ -1,0 +1,1 @@
+"""Networks and image operators (not ORM tables, not request bodies)."""

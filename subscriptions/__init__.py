@@ -1,0 +1,1 @@
+"""Events and durability: hooks, sweeps, the durable workflow. No clinical logic."""
