@@ -1,0 +1,1 @@
+"""`ImagingStudy/$analyze`: from an ImagingStudy to stored results, in idempotent steps."""

@@ -1,0 +1,173 @@
+"""Steps 4 and 5 of a study's way: read the study again, wait for all of it, make the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from fhir_ext.clients.dicomweb import DicomWebClient, SeriesInfo
+from fhir_ext.clients.fhir import FhirClient
+from fhir_ext.errors import NotFoundError
+from fhir_ext.resources.ids import inference_key, result_id
+from fhir_ext.resources.imaging_study import study_instance_uid_of
+from models.registry import Registry
+from operations.analyze.plan import NotApplied, SeriesJob, make_plan
+from operations.analyze.rules import Rules
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the worker decided about one study.
+
+    Attributes:
+        kind: `work` to do; `incomplete`: come back later; `nothing` to do, for `reason`.
+        reason: code; set unless `kind` is `work`.
+        detail: counts for an operator; no patient data.
+        imaging_study_id: id in HAPI.
+        version: the version that was read, which may be newer than the notice's.
+        study_instance_uid: DICOM Study Instance UID; empty when the resource has none.
+        patient_reference: ImagingStudy.subject.reference.
+        jobs: series to fetch and the services to show them to.
+        not_applied: services that do not look at a series, with reasons.
+        already: (series, service) pairs whose results stand in HAPI.
+        has_earlier: whether earlier results of this study exist in HAPI.
+    """
+
+    kind: Literal["work", "incomplete", "nothing"]
+    imaging_study_id: str
+    version: str = ""
+    study_instance_uid: str = ""
+    patient_reference: str = ""
+    reason: str = ""
+    detail: str = ""
+    jobs: tuple[SeriesJob, ...] = ()
+    not_applied: tuple[NotApplied, ...] = ()
+    already: tuple[tuple[str, str], ...] = ()
+    has_earlier: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Preparer:
+    """Reads HAPI and the archive, and plans. Changes nothing."""
+
+    fhir: FhirClient
+    archive: DicomWebClient
+    registry: Registry
+    rules: Rules
+
+    def prepare(self, imaging_study_id: str) -> Prepared:
+        """Decide what to do about the newest version of an ImagingStudy.
+
+        Raises:
+            UpstreamError: HAPI or the archive is down.
+        """
+        nothing = Prepared("nothing", imaging_study_id)
+        study = self.fhir.find("ImagingStudy", imaging_study_id)
+        if study is None:
+            return replace(nothing, reason="resource-gone")
+        version = str(study["meta"]["versionId"])
+        if study.get("status") != "available":
+            return replace(nothing, version=version, reason="not-available")
+        uid = study_instance_uid_of(study)
+        if uid is None:
+            return replace(nothing, version=version, reason="no-study-uid")
+        subject = study.get("subject", {}).get("reference", "")
+        base = Prepared(
+            "work",
+            imaging_study_id,
+            version=version,
+            study_instance_uid=uid,
+            patient_reference=subject,
+        )
+        kind, _, patient_id = subject.rpartition("/")
+        patient = self.fhir.find("Patient", patient_id) if kind == "Patient" else None
+        if patient is None:
+            return replace(base, kind="nothing", reason="unknown-patient")
+        if (difference := _difference(study, self._series(uid))) is not None:
+            reason, detail = difference
+            return replace(base, kind="incomplete", reason=reason, detail=detail)
+        plan = make_plan(
+            self.rules,
+            study,
+            birth_date=patient.get("birthDate"),
+            programs=self._programs(patient_id),
+            installed=self.registry.services(),
+        )
+        base = replace(base, jobs=plan.jobs, not_applied=plan.not_applied)
+        return self._without_finished(base)
+
+    def _series(self, study_instance_uid: str) -> Sequence[SeriesInfo]:
+        try:
+            return self.archive.list_series(study_instance_uid)
+        except NotFoundError:
+            return ()
+
+    def _programs(self, patient_id: str) -> frozenset[str]:
+        if not self.rules.programs:
+            return frozenset()
+        groups = self.fhir.search("Group", {"member": f"Patient/{patient_id}", "_elements": "id"})
+        return frozenset(group["id"] for group in groups)
+
+    def _without_finished(self, prepared: Prepared) -> Prepared:
+        """Drop what is already written: the same instances under the same model version.
+
+        Only a study with earlier results costs the instance query.
+        """
+        earlier = self.fhir.search(
+            "Provenance",
+            {"entity": f"ImagingStudy/{prepared.imaging_study_id}", "_elements": "id"},
+            limit=1,
+        )
+        if not earlier:
+            return (
+                prepared if prepared.jobs else replace(prepared, kind="nothing", reason="no-rule")
+            )
+        jobs, already = [], []
+        for job in prepared.jobs:
+            uids = [
+                instance.sop_instance_uid
+                for instance in self.archive.list_instances(
+                    prepared.study_instance_uid, job.series_instance_uid
+                )
+            ]
+            left = []
+            for service in job.services:
+                model = self.registry.manifest(service).identity()
+                key = inference_key(
+                    prepared.study_instance_uid, job.series_instance_uid, uids, model
+                )
+                if self.fhir.find("Provenance", result_id(key, "provenance")):
+                    already.append((job.series_instance_uid, service))
+                else:
+                    left.append(service)
+            if left:
+                jobs.append(replace(job, services=tuple(left)))
+        kind: Literal["work", "nothing"] = "work" if jobs else "nothing"
+        reason = "" if jobs else "already-written" if already else "no-rule"
+        return replace(
+            prepared,
+            kind=kind,
+            reason=reason,
+            jobs=tuple(jobs),
+            already=tuple(already),
+            has_earlier=True,
+        )
+
+
+def _difference(study: Json, archive: Sequence[SeriesInfo]) -> tuple[str, str] | None:
+    """Why the archive does not hold what the ImagingStudy says; None when it does.
+
+    Only counts of the series that the resource names are compared: results that we or
+    others store later as further series do not make a study incomplete.
+    """
+    held = {series.series_instance_uid: series.instance_count for series in archive}
+    if not held:
+        return "not-in-archive", "the archive has no such study"
+    for series in study.get("series", []):
+        wanted, found = int(series.get("numberOfInstances", 0)), held.get(series["uid"], 0)
+        if wanted and found != wanted:
+            return "incomplete-study", f"a series has {found} of {wanted} instances"
+    return None

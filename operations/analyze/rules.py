@@ -1,0 +1,68 @@
+"""Planning rules: which service may look at which series, as data."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from fhir_ext.errors import SettingsError
+
+
+class Rule(BaseModel):
+    """When one service applies to a series; see `rules.yaml` for the meaning of each key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    service: str
+    modality: tuple[str, ...]
+    body_site: tuple[str, ...] = ()
+    body_site_unknown: Literal["apply", "skip"] = "apply"
+    exclude_description: tuple[str, ...] = ()
+    min_instances: int = Field(1, ge=1)
+    min_age_years: float | None = None
+    max_age_years: float | None = None
+    program: str | None = None
+
+    @field_validator("exclude_description")
+    @classmethod
+    def _patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            re.compile(pattern)
+        return patterns
+
+
+class Rules(BaseModel):
+    """A whole rules file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    services: tuple[Rule, ...]
+
+    @property
+    def programs(self) -> frozenset[str]:
+        return frozenset(rule.program for rule in self.services if rule.program)
+
+
+def load_rules(path: Path | None) -> Rules:
+    """Read a rules file; the shipped one without a path.
+
+    Raises:
+        SettingsError: unreadable, not YAML, or not of this shape; says where.
+    """
+    try:
+        if path is None:
+            text = resources.files(__package__).joinpath("rules.yaml").read_text("utf-8")
+        else:
+            text = path.read_text("utf-8")
+        return Rules.model_validate(yaml.safe_load(text))
+    except OSError as error:
+        raise SettingsError(f"the rules file cannot be read: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"the rules file is not YAML: {error}") from error
+    except (ValidationError, re.error) as error:
+        raise SettingsError(f"the rules file is not valid: {error}") from error

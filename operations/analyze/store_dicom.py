@@ -1,0 +1,58 @@
+"""Step 9 of a study's way: results as DICOM SR in the archive."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydicom import Dataset
+
+from fhir_ext.clients.dicomweb import DicomWebClient
+from fhir_ext.errors import ParkedWork, UpstreamError
+from fhir_ext.results import ServiceResult
+
+#: DICOM PS3.18 failure reasons after which the same request may succeed: out of resources
+#: (A7xx) and processing failure (0110); everything else is final.
+_RETRY = frozenset({0x0110, *range(0xA700, 0xA800)})
+
+
+def store_sr(archive: DicomWebClient, result: ServiceResult, issued: datetime) -> str | None:
+    """Build the SR of one result and store it; the same result gives the same object.
+
+    Returns:
+        SOP Instance UID of the SR; None when no source instance could be read, since an SR
+        must refer to one.
+
+    Raises:
+        UpstreamError: the archive is down, or refused for a passing reason.
+        ParkedWork: the archive refused the object for good.
+    """
+    if not result.sop_instance_uids:
+        return None
+    # highdicom takes about a second to import and only the worker needs it.
+    from fhir_ext.dicom.sr import build_sr
+
+    sr = build_sr(result, _evidence(archive, result), issued)
+    uid = str(sr.SOPInstanceUID)
+    report = archive.store([sr])
+    if uid in report.stored:
+        return uid
+    reason = report.failed.get(uid)
+    if reason is None or reason in _RETRY:
+        raise UpstreamError("the archive did not store the SR", code="stow-failed")
+    raise ParkedWork(
+        f"the archive refuses the SR (failure reason {reason:#06x})", code="stow-refused"
+    )
+
+
+def _evidence(archive: DicomWebClient, result: ServiceResult) -> list[Dataset]:
+    """The source instances as the SR refers to them, patient and study modules from one header."""
+    header = archive.instance_metadata(
+        result.study_instance_uid, result.series_instance_uid, result.sop_instance_uids[0]
+    )
+    evidence = []
+    for uid in result.sop_instance_uids:
+        item = Dataset()
+        item.update(header)
+        item.SOPInstanceUID = uid
+        evidence.append(item)
+    return evidence

@@ -1,0 +1,135 @@
+"""The durable queue: names, ids, and the client that enqueues.
+
+DBOS keeps the queue in SQLite or Postgres. The HTTP side and the commands only enqueue
+(`WorkQueue`); the worker executes (`subscriptions.worker`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions, WorkflowStatus
+
+from fhir_ext.store.engine import create_store_engine, queue_url
+
+APPLICATION = "fhir-ext"
+STUDY_QUEUE = "studies"
+STUDY_WORKFLOW = "analyze-study"
+
+#: Raised whenever the order or meaning of the workflow's steps changes: work begun by
+#: another version is then not resumed in the middle.
+WORKFLOW_VERSION = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class StudyMessage:
+    """What travels through the queue; ids and times only.
+
+    Attributes:
+        imaging_study_id: id of the ImagingStudy in HAPI.
+        version: meta.versionId the notice spoke of; the worker reads the newest.
+        queued_at: ISO 8601 instant of the first enqueue.
+        carrier: W3C trace context of the event.
+        attempt: how often the study was put back because it was incomplete.
+        run: distinguishes runs that a human asked for; empty for events.
+    """
+
+    imaging_study_id: str
+    version: str
+    queued_at: str
+    carrier: Mapping[str, str]
+    attempt: int = 0
+    run: str = ""
+
+    @property
+    def workflow_id(self) -> str:
+        """The id under which duplicates of one event fall together."""
+        parts = ["ImagingStudy", self.imaging_study_id, self.version]
+        if self.run:
+            parts.append(f"run-{self.run}")
+        if self.attempt:
+            parts.append(f"attempt-{self.attempt}")
+        return "/".join(parts)
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "imaging_study_id": self.imaging_study_id,
+            "version": self.version,
+            "queued_at": self.queued_at,
+            "carrier": dict(self.carrier),
+            "attempt": self.attempt,
+            "run": self.run,
+        }
+
+
+def new_message(
+    imaging_study_id: str, version: str, carrier: Mapping[str, str] | None = None, run: str = ""
+) -> StudyMessage:
+    moment = datetime.now(UTC).isoformat()
+    return StudyMessage(imaging_study_id, version, moment, carrier or {}, run=run)
+
+
+def enqueue_options(message: StudyMessage, delay: timedelta | None = None) -> EnqueueOptions:
+    """Options of one enqueue; the study is the partition, so one study is one at a time."""
+    options = EnqueueOptions(
+        queue_name=STUDY_QUEUE,
+        workflow_name=STUDY_WORKFLOW,
+        workflow_id=message.workflow_id,
+        app_version=WORKFLOW_VERSION,
+        queue_partition_key=message.imaging_study_id,
+        application_name=APPLICATION,
+    )
+    if delay is not None:
+        options["delay_seconds"] = delay.total_seconds()
+    return options
+
+
+class WorkQueue:
+    """Enqueues studies and shows what waits.
+
+    Args:
+        database_url: `Settings.database.url`; the queue must have been migrated.
+    """
+
+    def __init__(self, database_url: str) -> None:
+        self._engine = create_store_engine(queue_url(database_url))
+        self._client = DBOSClient(
+            system_database_engine=self._engine,
+            serializer=DBOSPortableJSONSerializer(),
+            application_name=APPLICATION,
+            retry_connection_errors=False,
+        )
+
+    def enqueue(self, message: StudyMessage, delay: timedelta | None = None) -> str:
+        """Put a study into the queue; durable when this returns.
+
+        A message whose workflow id is already known, finished or not, changes nothing.
+
+        Returns:
+            The workflow id.
+        """
+        self._client.enqueue(enqueue_options(message, delay), message.as_json())
+        return message.workflow_id
+
+    def waiting(self) -> Sequence[WorkflowStatus]:
+        """Everything that is enqueued, delayed or being worked on; oldest first."""
+        return self._client.list_workflows(
+            status=["ENQUEUED", "DELAYED", "PENDING"],
+            name=STUDY_WORKFLOW,
+            load_input=False,
+            load_output=False,
+        )
+
+    def close(self) -> None:
+        self._client.destroy()
+        self._engine.dispose()
+
+
+def migrate_queue(database_url: str) -> None:
+    """Create or bring up to date the queue's own tables."""
+    url = queue_url(database_url)
+    # Opening it once puts a new SQLite file into WAL mode before the queue touches it.
+    create_store_engine(url).connect().close()
+    DBOS.migrate(url)

@@ -1,0 +1,309 @@
+"""The durable workflow of one study: its steps, what is retried, and what becomes a Task.
+
+    prepare ─▶ analyze (per series) ─▶ publish ─▶ done
+       │            │                     │
+       └ incomplete: put back with a delay, as a new queue entry
+                    └ upstream down: durable wait, same step again, then a Task
+                    └ refused data: a coded result, not an error
+
+Every step runs at least once and is idempotent. A step hands on JSON only; pixels stay in
+the process that fetched them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from dbos import DBOS
+from pydantic import TypeAdapter
+
+from fhir_ext.errors import FhirExtError, UpstreamError
+from fhir_ext.logs import event, get_logger, incident
+from fhir_ext.resources.ids import result_id
+from fhir_ext.settings import IntakeSettings
+from fhir_ext.store.repository import Repository, now
+from fhir_ext.store.tables import ServiceOutcome
+from fhir_ext.telemetry import Metrics, step_span
+from operations.analyze.infer import SeriesOutcome
+from operations.analyze.plan import SeriesJob
+from operations.analyze.prepare import Prepared
+from operations.analyze.service import AnalyzeService
+from subscriptions.queue import (
+    STUDY_WORKFLOW,
+    StudyMessage,
+    enqueue_options,
+)
+
+log = get_logger(__name__)
+
+Json = dict[str, Any]
+
+#: Longest pause between two tries of a step or of an incomplete study.
+LONGEST_WAIT = timedelta(seconds=30)
+LONGEST_INCOMPLETE_WAIT = timedelta(minutes=5)
+
+#: How often a workflow whose worker dies is taken up again before a human must look.
+RECOVERY_ATTEMPTS = 3
+
+_prepared = TypeAdapter(Prepared)
+_job = TypeAdapter(SeriesJob)
+_outcome = TypeAdapter(SeriesOutcome)
+
+
+class _Parked(Exception):
+    """Inside the workflow only: a step gave up; the study becomes a Task."""
+
+    def __init__(self, step: str, code: str, message: str) -> None:
+        super().__init__(code)
+        self.step, self.code, self.message = step, code, message
+
+
+@dataclass(frozen=True, slots=True)
+class StudyWorkflow:
+    """The workflow bound to its services; one per worker process."""
+
+    analyze: AnalyzeService
+    repository: Repository
+    intake: IntakeSettings
+    metrics: Metrics
+
+    def register(self) -> None:
+        """Make the workflow known to DBOS; before `DBOS.launch`."""
+
+        @DBOS.workflow(name=STUDY_WORKFLOW, max_recovery_attempts=RECOVERY_ATTEMPTS)
+        def analyze_study(message: Json) -> str:
+            return self.run(StudyMessage(**message))
+
+    def run(self, message: StudyMessage) -> str:
+        """One pass over a study; the returned word is the state of its run."""
+        try:
+            return self._pass(message)
+        except _Parked as parked:
+            self._step(
+                message, "park", self._park, message, parked.step, parked.code, parked.message
+            )
+            return "parked"
+
+    def _pass(self, message: StudyMessage) -> str:
+        raw = self._step(message, "prepare", self._prepare, message)
+        prepared = _prepared.validate_python(raw)
+        if prepared.kind == "incomplete":
+            return self._put_back(message, prepared)
+        outcomes: list[Json] = []
+        if prepared.kind == "work":
+            outcomes = [
+                self._step(message, "analyze", self._analyze, prepared.study_instance_uid, job)
+                for job in prepared.jobs
+            ]
+            self._step(message, "publish", self._publish, raw, outcomes)
+        self._step(message, "finish", self._finish, message, raw, outcomes)
+        return "done" if prepared.kind == "work" else "nothing-to-do"
+
+    # Steps: plain functions of JSON to JSON
+
+    def _prepare(self, message: StudyMessage) -> Json:
+        self._note(
+            message, state="running", started_at=now(), queued_at=_instant(message.queued_at)
+        )
+        prepared = self.analyze.prepare(message.imaging_study_id)
+        self._note(message, state="running", study_instance_uid=prepared.study_instance_uid)
+        return _dump(_prepared, prepared)
+
+    def _analyze(self, study_instance_uid: str, job: SeriesJob) -> Json:
+        outcome = self.analyze.analyze(study_instance_uid, job)
+        return {
+            **_dump(_outcome, outcome),
+            "issued": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        }
+
+    def _publish(self, raw: Json, outcomes: list[Json]) -> Json:
+        prepared = _prepared.validate_python(raw)
+        issued = max(_instant(outcome["issued"]) for outcome in outcomes)
+        results = [
+            result
+            for outcome in outcomes
+            for result in _outcome.validate_python(_without(outcome, "issued")).results
+        ]
+        return self.analyze.publish(prepared, results, issued)
+
+    def _finish(self, message: StudyMessage, raw: Json, outcomes: list[Json]) -> None:
+        prepared = _prepared.validate_python(raw)
+        for row in outcome_rows(message.workflow_id, prepared, outcomes):
+            self.repository.record_outcome(row)
+            self.metrics.outcome(row.service, row.status, [r["rule"] for r in row.reasons])
+        self.analyze.close_parked_task(prepared.study_instance_uid)
+        worked = prepared.kind == "work"
+        self._note(
+            message,
+            state="done" if worked else "nothing-to-do",
+            version_read=prepared.version,
+            reason=prepared.reason or None,
+            detail=prepared.detail or None,
+            finished_at=now(),
+        )
+        self.metrics.study("done" if worked else "nothing-to-do")
+
+    def _park(self, message: StudyMessage, step: str, code: str, text: str) -> None:
+        self.analyze.write_parked_task(message.imaging_study_id, step, code, text)
+        self._note(message, state="parked", reason=code, detail=text, finished_at=now())
+        self.metrics.study("parked")
+        event(log, "study-parked", step=step, code=code)
+
+    # What surrounds the steps
+
+    def _put_back(self, message: StudyMessage, prepared: Prepared) -> str:
+        """Come back to an incomplete study later, without holding a place in the worker."""
+        first, give_up = self.intake.incomplete_retry, self.intake.incomplete_give_up
+        delay = min(first * 2 ** min(message.attempt, 16), LONGEST_INCOMPLETE_WAIT)
+        # The sum of all waits so far; a clock would make a replay decide otherwise.
+        waited = sum(
+            (min(first * 2 ** min(n, 16), LONGEST_INCOMPLETE_WAIT) for n in range(message.attempt)),
+            timedelta(),
+        )
+        if waited >= give_up:
+            raise _Parked("prepare", prepared.reason, prepared.detail)
+        following = replace(message, attempt=message.attempt + 1)
+        DBOS.enqueue_workflow_with_options(enqueue_options(following, delay), following.as_json())
+        self._step(message, "wait", self._waiting, message, prepared.reason, prepared.detail)
+        return "waiting"
+
+    def _waiting(self, message: StudyMessage, reason: str, detail: str) -> None:
+        self._note(message, state="waiting", reason=reason, detail=detail)
+        self.metrics.retry("prepare", reason)
+
+    def _step(
+        self, message: StudyMessage, name: str, function: Callable[..., Any], *args: Any
+    ) -> Any:
+        """Run one step durably; while a server is down, wait durably and run it again."""
+        delay, waited = self.intake.upstream_retry, timedelta()
+        while True:
+            answer = DBOS.run_step({"name": name}, self._guarded, message, name, function, args)
+            if answer["outcome"] == "done":
+                return answer["value"]
+            if answer["outcome"] == "park" or waited >= self.intake.upstream_give_up:
+                raise _Parked(name, answer["code"], answer["message"])
+            DBOS.sleep(delay.total_seconds())
+            waited += delay
+            delay = min(delay * 2, LONGEST_WAIT)
+
+    def _guarded(
+        self, message: StudyMessage, name: str, function: Callable[..., Any], args: tuple[Any, ...]
+    ) -> Json:
+        """One try of a step as a value: done, try again, or give up. Never an exception."""
+        begin = time.perf_counter()
+        try:
+            with step_span(name, message.carrier), self.metrics.step(name):
+                value = function(*args)
+        except UpstreamError as error:
+            self._note(message, state="waiting", step=name, reason=error.code)
+            self.metrics.retry(name, error.code)
+            event(log, "step-retried", step=name, code=error.code)
+            return {"outcome": "retry", "code": error.code, "message": error.message}
+        except FhirExtError as error:
+            return {"outcome": "park", "code": error.code, "message": error.message}
+        except Exception as error:  # noqa: BLE001  a bug parks its study and the worker lives on
+            number = incident(log, "step-failed", error, step=name)
+            return {
+                "outcome": "park",
+                "code": "internal",
+                "message": f"incident {number} in the log",
+            }
+        self._note(message, step=name, seconds=(name, time.perf_counter() - begin))
+        return {"outcome": "done", "value": value}
+
+    def _note(
+        self,
+        message: StudyMessage,
+        *,
+        seconds: tuple[str, float] | None = None,
+        version_read: str | None = None,
+        **values: Any,
+    ) -> None:
+        """Keep the row of this run up to date for the status page."""
+        row = self.repository.run(message.workflow_id)
+        kept = row.model_dump() if row else {"queued_at": _instant(message.queued_at)}
+        merged = {**kept, **values, "version": version_read or kept.get("version", message.version)}
+        if seconds is not None:
+            times = dict(merged.get("step_seconds") or {})
+            times[seconds[0]] = round(times.get(seconds[0], 0.0) + seconds[1], 4)
+            merged["step_seconds"] = times
+        if values.get("state") == "running":
+            merged["reason"] = None
+        for key in ("workflow_id", "imaging_study_id"):
+            merged.pop(key, None)
+        self.repository.record_run(
+            message.workflow_id, message.imaging_study_id, merged.pop("version"), **merged
+        )
+
+
+def outcome_rows(
+    workflow_id: str, prepared: Prepared, outcomes: list[Json]
+) -> list[ServiceOutcome]:
+    """Rows for the status page: one per service and series, applied or not."""
+    rows = [
+        _row(
+            workflow_id,
+            prepared,
+            item.series_instance_uid,
+            item.service,
+            "not-applied",
+            [{"rule": item.reason, "seen": item.seen, "needed": ""}],
+        )
+        for item in prepared.not_applied
+    ]
+    for raw in outcomes:
+        outcome = _outcome.validate_python(_without(raw, "issued"))
+        for result in outcome.results:
+            reasons = {m.refusal for m in result.measurements if m.refusal is not None}
+            row = _row(
+                workflow_id,
+                prepared,
+                outcome.series_instance_uid,
+                result.service,
+                result.status,
+                [
+                    {"rule": r.rule, "seen": r.seen, "needed": r.needed}
+                    for r in sorted(reasons, key=lambda r: (r.rule, r.seen))
+                ],
+            )
+            row.inference_key = result.inference_key
+            row.panel_id = result_id(result.inference_key, "panel")
+            rows.append(row)
+    return rows
+
+
+def _row(
+    workflow_id: str,
+    prepared: Prepared,
+    series_instance_uid: str,
+    service: str,
+    status: str,
+    reasons: list[dict[str, str]],
+) -> ServiceOutcome:
+    return ServiceOutcome(
+        imaging_study_id=prepared.imaging_study_id,
+        series_instance_uid=series_instance_uid,
+        service=service,
+        study_instance_uid=prepared.study_instance_uid,
+        workflow_id=workflow_id,
+        status=status,
+        reasons=reasons,
+        updated_at=now(),
+    )
+
+
+def _dump(adapter: TypeAdapter[Any], value: Any) -> Json:
+    dumped: Json = adapter.dump_python(value, mode="json")
+    return dumped
+
+
+def _without(mapping: Json, key: str) -> Json:
+    return {name: value for name, value in mapping.items() if name != key}
+
+
+def _instant(text: str) -> datetime:
+    return datetime.fromisoformat(text)
