@@ -1,41 +1,38 @@
-"""The worker process: runs the queue, and the loops that only one worker runs at a time.
-
-Leases in our database decide who does what: each worker renews `worker/{executor_id}`; the
-`leader` renews its own and runs the bridge, the sweep, the Subscription check, the
-take-over of dead workers and the retention.
-"""
+"""The worker process: runs the queue, and the leader's loops."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 
-from fhir_ext.errors import FhirExtError, SettingsError
-from fhir_ext.logs import event, get_logger, incident
+from fhir_ext.clients.dicomweb import DicomWebClient
+from fhir_ext.clients.fhir import FhirClient
+from fhir_ext.errors import SettingsError
+from fhir_ext.logs import event, get_logger
 from fhir_ext.settings import Settings
 from fhir_ext.store.engine import create_store_engine, queue_url
 from fhir_ext.store.repository import Repository
-from subscriptions.queue import APPLICATION, STUDY_QUEUE, WORKFLOW_VERSION
+from fhir_ext.telemetry import Metrics
+from models.registry import Registry
+from operations.analyze.rules import load_rules
+from operations.analyze.service import AnalyzeService
+from subscriptions.intake.bridge import ArchiveBridge
+from subscriptions.intake.subscription import ensure_subscription
+from subscriptions.intake.sweep import sweep
+from subscriptions.leader import (
+    Leader,
+    Loop,
+    delete_finished,
+    park_crashed,
+    take_over_dead_workers,
+)
+from subscriptions.queue import APPLICATION, STUDY_QUEUE, WORKFLOW_VERSION, WorkQueue
 from subscriptions.workflow import StudyWorkflow
 
 log = get_logger(__name__)
-
-LEADER = "leader"
-WORKER_PREFIX = "worker/"
-
-
-@dataclass(frozen=True, slots=True)
-class Loop:
-    """Something done again and again by the leader."""
-
-    name: str
-    interval: timedelta
-    action: Callable[[], object]
 
 
 def executor_id(settings: Settings) -> str:
@@ -83,79 +80,48 @@ def running_queue(settings: Settings, workflow: StudyWorkflow) -> Iterator[None]
         engine.dispose()
 
 
-class Leader:
-    """Runs loops in threads while this worker holds the lease.
+@contextmanager
+def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
+    """Everything a worker process does, for as long as the context is open.
 
-    Args:
-        repository: where leases live.
-        holder: this worker's executor id.
-        ttl: how long a lease lasts without renewal.
-        loops: what the leader does.
+    Raises:
+        SettingsError: rules or executor id are wrong.
     """
-
-    def __init__(
-        self, repository: Repository, holder: str, ttl: timedelta, loops: list[Loop]
-    ) -> None:
-        self._repository, self._holder, self._ttl = repository, holder, ttl
-        self._leading, self._stopping = threading.Event(), threading.Event()
-        self._threads = [threading.Thread(target=self._renew, name="lease", daemon=True)]
-        self._threads += [
-            threading.Thread(target=self._repeat, args=(loop,), name=loop.name, daemon=True)
-            for loop in loops
-        ]
-
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(timeout=10)
-        self._repository.release_lease(LEADER, self._holder)
-        self._repository.release_lease(WORKER_PREFIX + self._holder, self._holder)
-
-    def _renew(self) -> None:
-        pause = self._ttl.total_seconds() / 4
-        while True:
-            self._repository.acquire_lease(WORKER_PREFIX + self._holder, self._holder, self._ttl)
-            leads = self._repository.acquire_lease(LEADER, self._holder, self._ttl)
-            if leads != self._leading.is_set():
-                event(log, "leader-changed", leading=leads)
-            if leads:
-                self._leading.set()
-            else:
-                self._leading.clear()
-            if self._stopping.wait(pause):
-                return
-
-    def _repeat(self, loop: Loop) -> None:
-        while not self._stopping.is_set():
-            if self._leading.wait(timeout=0.5):
-                try:
-                    loop.action()
-                except FhirExtError as error:
-                    event(log, "loop-failed", loop=loop.name, code=error.code)
-                except Exception as error:  # noqa: BLE001  one bad round must not end the loop
-                    incident(log, "loop-failed", error, loop=loop.name)
-                if self._stopping.wait(loop.interval.total_seconds()):
-                    return
-
-
-def take_over_dead_workers(repository: Repository, ttl: timedelta) -> int:
-    """Give the unfinished work of silent workers back to the queue.
-
-    Returns:
-        How many workers were taken over.
-    """
-    dead = [lease for lease in repository.expired_leases(WORKER_PREFIX)]
-    for lease in dead:
-        name = lease.name.removeprefix(WORKER_PREFIX)
-        # Taking the lease first makes sure that a worker that came back is left alone.
-        if not repository.acquire_lease(lease.name, "take-over", ttl):
-            continue
-        # DBOS offers this to its own recovery service; there is no public name for it.
-        DBOS._recover_pending_workflows([name])
-        repository.release_lease(lease.name, "take-over")
-        event(log, "worker-taken-over")
-    return len(dead)
+    repository = Repository(create_store_engine(settings.database.url))
+    fhir, archive = FhirClient(settings.fhir), DicomWebClient(settings.archive, settings.limits)
+    queue = WorkQueue(settings.database.url)
+    registry = Registry()
+    rules = load_rules(settings.worker.rules_file)
+    analyze = AnalyzeService.build(fhir, archive, registry, rules, settings.limits)
+    workflow = StudyWorkflow(analyze, repository, settings.intake, metrics)
+    bridge = ArchiveBridge.build(settings, fhir, archive, repository)
+    for service in registry.services():
+        # Imports the network or operators now, so that the first study does not wait for it.
+        registry.load(service)
+    minute = timedelta(minutes=1)
+    ttl = settings.worker.lease_ttl
+    intake = settings.intake
+    loops = [
+        Loop("subscription", timedelta(seconds=15), lambda: ensure_subscription(fhir, intake)),
+        Loop(
+            "sweep",
+            intake.sweep_interval,
+            lambda: sweep(fhir, queue, repository, intake.sweep_overlap),
+        ),
+        Loop("take-over", ttl / 2, lambda: take_over_dead_workers(repository, ttl)),
+        Loop("park-crashed", timedelta(seconds=10), lambda: park_crashed(repository, analyze)),
+        Loop(
+            "retention", 10 * minute, lambda: delete_finished(repository, settings.worker.retention)
+        ),
+    ]
+    if settings.bridge.enabled:
+        loops.append(Loop("bridge", settings.bridge.poll_interval, bridge.poll))
+    leader = Leader(repository, executor_id(settings), ttl, loops)
+    with running_queue(settings, workflow):
+        leader.start()
+        event(log, "worker-ready")
+        try:
+            yield
+        finally:
+            leader.stop()
+            queue.close()

@@ -85,11 +85,12 @@ class Repository:
                 sa.delete(lease).where(lease.c.name == name, lease.c.holder == holder)
             )
 
-    def expired_leases(self, prefix: str) -> Sequence[Lease]:
+    def leases(self, prefix: str) -> Sequence[Lease]:
         with self._session() as session:
-            return session.exec(
-                select(Lease).where(col(Lease.name).startswith(prefix), Lease.expires_at < now())
-            ).all()
+            return session.exec(select(Lease).where(col(Lease.name).startswith(prefix))).all()
+
+    def expired_leases(self, prefix: str) -> Sequence[Lease]:
+        return [lease for lease in self.leases(prefix) if lease.expires_at < now()]
 
     # Archive studies
 

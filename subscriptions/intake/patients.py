@@ -8,6 +8,7 @@ from typing import Any
 
 from pydicom import Dataset
 
+from fhir_ext.clients.dicomweb import DicomWebClient
 from fhir_ext.clients.fhir import FhirClient
 from fhir_ext.settings import BridgeSettings
 
@@ -53,6 +54,19 @@ def identifier_system(header: Dataset, settings: BridgeSettings) -> str | None:
     """Patient.identifier.system for the header's issuer; None when it is not configured."""
     issuer = str(header.get("IssuerOfPatientID", "") or "").strip()
     return settings.issuers.get(issuer) if issuer else settings.default_issuer
+
+
+def header_identity(archive: DicomWebClient, study_instance_uid: str) -> tuple[str, str, str, str]:
+    """(issuer, patient ID, name, birth date) of a study's header, for an operator's eyes only."""
+    for series in archive.list_series(study_instance_uid):
+        for instance in archive.list_instances(study_instance_uid, series.series_instance_uid):
+            header = archive.instance_metadata(
+                study_instance_uid, series.series_instance_uid, instance.sop_instance_uid
+            )
+            keywords = ("IssuerOfPatientID", "PatientID", "PatientName", "PatientBirthDate")
+            issuer, number, name, born = (str(header.get(key, "") or "") for key in keywords)
+            return issuer, number, name, born
+    return "", "", "", ""
 
 
 def _escaped(value: str) -> str:

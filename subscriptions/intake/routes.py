@@ -21,7 +21,8 @@ log = get_logger(__name__)
 ID_PATTERN = r"^[A-Za-z0-9\-.]{1,64}$"
 _VERSION = re.compile(r'^W/"([A-Za-z0-9\-.]{1,64})"$')
 
-SECRET_HEADER = "X-Fhir-Ext-Hook-Secret"
+#: Name of the header that carries the secret.
+SECRET_HEADER = "X-Fhir-Ext-Hook-Secret"  # noqa: S105
 
 
 def hook_router(queue: WorkQueue, secret: str) -> APIRouter:

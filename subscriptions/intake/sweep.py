@@ -56,6 +56,11 @@ def sweep(fhir: FhirClient, queue: WorkQueue, repository: Repository, overlap: t
     return count
 
 
+def forget_watermark(repository: Repository) -> None:
+    """Make the next sweep start at the beginning."""
+    repository.set_cursor(CURSOR, "")
+
+
 def _utc(instant: str) -> str:
     """An instant in one zone, so that watermarks compare as text."""
     return datetime.fromisoformat(instant).astimezone(UTC).isoformat(timespec="microseconds")

@@ -1,0 +1,154 @@
+"""`fhir-ext doctor`: looks at every part and says what to do."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import requests
+import typer
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from fhir_ext.cli.parts import Parts, load_settings
+from fhir_ext.errors import FhirExtError
+from fhir_ext.settings import Settings
+
+#: Less free disk than this (bytes) is reported.
+LOW_DISK = 2_000_000_000
+
+#: A clock further off (s) breaks tokens and the sweep's watermark.
+CLOCK_TOLERANCE = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report; `advice` says what to do when it is not `ok`."""
+
+    part: str
+    ok: bool
+    seen: str
+    advice: str = ""
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to the application."""
+    app.command(rich_help_panel="About")(doctor)
+
+
+def doctor() -> None:
+    """Check settings, servers, versions, clock, disk, models and the Subscription.
+
+    Exits with 1 when something needs attention. Example: `fhir-ext doctor`
+    """
+    settings = load_settings()
+    findings = [Finding("settings", True, "valid"), *inspect(settings)]
+    table = Table("part", "", "seen", "what to do")
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.ok else "[red]attention[/]"
+        table.add_row(finding.part, mark, finding.seen, "" if finding.ok else finding.advice)
+    Console().print(table)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def inspect(settings: Settings) -> list[Finding]:
+    """Every check but that of the settings themselves."""
+    parts = Parts(settings)
+    return [
+        *_servers(parts),
+        _version(parts),
+        _clock(settings),
+        _disk(settings),
+        *_models(),
+        *_parked(parts),
+    ]
+
+
+_ADVICE = {
+    "FHIR server": "start HAPI, or correct FHIR_EXT_FHIR__BASE_URL and its credentials",
+    "DICOMweb archive": "start the archive, or correct FHIR_EXT_ARCHIVE__QIDO_URL and credentials",
+    "database": "correct FHIR_EXT_DATABASE__URL, then run `fhir-ext migrate`",
+    "worker": "start `fhir-ext worker`",
+    "subscription": "a running worker repairs it within seconds; start `fhir-ext worker`",
+}
+
+
+def _servers(parts: Parts) -> list[Finding]:
+    from subscriptions.health import health_checks
+
+    findings = []
+    for name, check in health_checks(parts.settings, parts.repository, parts.fhir).items():
+        try:
+            state = check()
+            findings.append(Finding(name, state.ok, state.detail, _ADVICE[name]))
+        except SQLAlchemyError:
+            findings.append(
+                Finding(name, False, "the database has no such table", _ADVICE["database"])
+            )
+    return findings
+
+
+def _version(parts: Parts) -> Finding:
+    try:
+        statement = parts.fhir.metadata()
+    except FhirExtError as error:
+        return Finding("FHIR version", False, error.message, _ADVICE["FHIR server"])
+    version = statement.get("fhirVersion", "unknown")
+    software = statement.get("software", {})
+    seen = (
+        f"FHIR {version}, {software.get('name', 'unknown')} {software.get('version', '')}".strip()
+    )
+    return Finding("FHIR version", version == "4.0.1", seen, "this release needs FHIR R4 (4.0.1)")
+
+
+def _clock(settings: Settings) -> Finding:
+    try:
+        begin = time.time()
+        answer = requests.head(f"{settings.fhir.base_url}/metadata", timeout=10)
+        server = parsedate_to_datetime(answer.headers["Date"]).timestamp()
+    except (requests.RequestException, KeyError, ValueError):
+        return Finding("clock", True, "the FHIR server tells no time")
+    off = server - (begin + time.time()) / 2
+    return Finding(
+        "clock", abs(off) <= CLOCK_TOLERANCE, f"{off:+.0f} s", "synchronise the clocks (NTP)"
+    )
+
+
+def _disk(settings: Settings) -> Finding:
+    url = make_url(settings.database.url)
+    local = url.get_backend_name() == "sqlite" and url.database
+    folder = Path(url.database).resolve().parent if local and url.database else Path.cwd()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    return Finding("disk", free >= LOW_DISK, f"{free / 1e9:.1f} GB free", "free some space")
+
+
+def _models() -> list[Finding]:
+    from models.registry import Registry
+
+    registry = Registry()
+    return [
+        Finding(f"model {name}", True, f"version {registry.manifest(name).version}")
+        for name in registry.services()
+    ]
+
+
+def _parked(parts: Parts) -> list[Finding]:
+    try:
+        count = parts.repository.count_runs().get("parked", 0)
+        unmatched = len(parts.repository.archive_studies("unmatched"))
+    except SQLAlchemyError:
+        return []
+    return [
+        Finding("parked work", count == 0, str(count), "see `fhir-ext tasks list`"),
+        Finding(
+            "unmatched studies", unmatched == 0, str(unmatched), "see `fhir-ext patients list`"
+        ),
+    ]

@@ -1,0 +1,44 @@
+"""Commands about the installed models."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+model = typer.Typer(no_args_is_help=True, help="The models that are installed.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to the application."""
+    app.add_typer(model, name="model", rich_help_panel="Models")
+
+
+@model.command("list")
+def model_list() -> None:
+    """List services with the version that runs. Example: `fhir-ext model list`"""
+    from models.registry import Registry
+
+    registry = Registry()
+    table = Table("service", "version", "title", "review", "licence")
+    for name in registry.services():
+        manifest = registry.manifest(name)
+        table.add_row(name, manifest.version, manifest.title, manifest.review, manifest.licence)
+    Console().print(table)
+
+
+@model.command("show")
+def model_show(
+    service: Annotated[str, typer.Argument(help="A name that `model list` shows.")],
+) -> None:
+    """Print a manifest: intended use, gates, outputs. Example: `fhir-ext model show lung-density`"""
+    import yaml
+
+    from models.registry import Registry
+
+    manifest = Registry().manifest(service)
+    typer.echo(
+        yaml.safe_dump(manifest.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    )

@@ -1,0 +1,47 @@
+"""What several commands need: settings, clients, prepared stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from fhir_ext.clients.fhir import FhirClient
+from fhir_ext.settings import Settings
+from fhir_ext.store.engine import create_store_engine, migrate
+from fhir_ext.store.repository import Repository
+from subscriptions.queue import WorkQueue, migrate_queue
+
+
+def load_settings() -> Settings:
+    """Settings from the environment and `FHIR_EXT_CONFIG`."""
+    return Settings()  # type: ignore[call-arg]  # required values come from the environment
+
+
+def prepare_stores(settings: Settings) -> None:
+    """Migrate both databases and put our CodeSystems, ValueSets and profiles into HAPI."""
+    from fhir_ext.resources.conformance import load_bundle
+
+    engine = create_store_engine(settings.database.url)
+    migrate(engine)
+    engine.dispose()
+    migrate_queue(settings.database.url)
+    FhirClient(settings.fhir).transaction(load_bundle())
+
+
+@dataclass
+class Parts:
+    """Clients of one installation, built when first used."""
+
+    settings: Settings
+
+    @cached_property
+    def fhir(self) -> FhirClient:
+        return FhirClient(self.settings.fhir)
+
+    @cached_property
+    def repository(self) -> Repository:
+        return Repository(create_store_engine(self.settings.database.url))
+
+    @cached_property
+    def queue(self) -> WorkQueue:
+        return WorkQueue(self.settings.database.url)
