@@ -1,0 +1,130 @@
+"""Step 3: from histograms to numbers, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+from fhir_ext.results import Issue, Measurement, Refusal, Region, Risk
+from models.lung_density.operators import HISTOGRAM_HIGH, HISTOGRAM_LOW
+from models.manifest import Output
+
+Histogram = npt.NDArray[np.int64]
+
+_HU = np.arange(HISTOGRAM_LOW, HISTOGRAM_HIGH + 1)
+LAA_950 = "laa-950"
+EMPHYSEMA_CITATION = "doi 10.2147/COPD.S284477"
+
+
+class Thresholds(BaseModel):
+    """Cut-offs; they come from the manifest's `thresholds`.
+
+    Attributes:
+        low_attenuation_hu: voxels at or below count as low attenuation.
+        percentile: of the HU histogram.
+        emphysema_laa_950_percent: LAA-950 of both lungs from which CT emphysema is stated.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    low_attenuation_hu: float
+    percentile: float
+    emphysema_laa_950_percent: float
+
+
+def numbers_of(histogram: Histogram, voxel_ml: float, thresholds: Thresholds) -> dict[str, float]:
+    """Measurement name to value, for one region.
+
+    Args:
+        histogram: voxel counts per HU; must hold at least one voxel.
+        voxel_ml: volume of one voxel.
+        thresholds: cut-offs.
+
+    Returns:
+        `lung-volume` in mL, `mean-lung-density` and `perc15` in HU, `laa-950` in percent,
+        rounded to 0.1 mL, 0.01 HU and 0.001 %.
+    """
+    count = int(histogram.sum())
+    low = int(histogram[thresholds.low_attenuation_hu >= _HU].sum())
+    return {
+        "lung-volume": round(count * voxel_ml, 1),
+        "mean-lung-density": round(float((histogram * _HU).sum()) / count, 2),
+        LAA_950: round(100.0 * low / count, 3),
+        "perc15": round(percentile(histogram, thresholds.percentile), 2),
+    }
+
+
+def percentile(histogram: Histogram, percent: float) -> float:
+    """The HU below which `percent` of the voxels lie.
+
+    A bin stands for the interval of 1 HU around its value, evenly filled: the percentile
+    is interpolated linearly inside the bin in which the cumulative count passes it.
+    """
+    cumulative = np.cumsum(histogram)
+    target = percent / 100.0 * float(cumulative[-1])
+    at = int(np.searchsorted(cumulative, target))
+    before = float(cumulative[at - 1]) if at else 0.0
+    return float(_HU[at]) - 0.5 + (target - before) / float(histogram[at])
+
+
+def histograms_by_region(histograms: npt.NDArray[np.int64]) -> dict[Region, Histogram]:
+    """Histograms (left, right) to regions; both lungs are their sum."""
+    return {
+        Region.LUNGS: histograms.sum(0),
+        Region.LEFT_LUNG: histograms[0],
+        Region.RIGHT_LUNG: histograms[1],
+    }
+
+
+def check_shares(histograms: npt.NDArray[np.int64], smallest: float) -> Refusal | None:
+    """Refuse when the smaller lung is too small a part of both to be believed."""
+    counts = histograms.sum(1)
+    share = float(counts.min()) / float(counts.sum())
+    if share >= smallest:
+        return None
+    return Refusal(
+        "lung-mask-implausible",
+        f"one lung is {100 * share:.0f} % of both",
+        f"at least {100 * smallest:.0f} %",
+    )
+
+
+def measurement(
+    output: Output, refused: Mapping[str, Refusal], numbers: Mapping[Region, Mapping[str, float]]
+) -> Measurement:
+    """One output of the manifest as a number, or as what withholds it."""
+    refusal = refused.get(output.name)
+    if refusal is None:
+        value = numbers[output.region][output.name]
+        low, high = output.valid
+        if low <= value <= high:
+            return Measurement(output.name, output.region, output.unit, value=value)
+        refusal = Refusal("implausible-value", f"{value:g}", f"{low:g} to {high:g}")
+    return Measurement(output.name, output.region, output.unit, refusal=refusal)
+
+
+def conclude(
+    measurements: tuple[Measurement, ...], thresholds: Thresholds
+) -> tuple[tuple[Risk, ...], tuple[Issue, ...]]:
+    """Risk and issue when LAA-950 of both lungs stands and reaches the threshold.
+
+    There is one band: the source gives one threshold and no grades.
+    """
+    whole = (m for m in measurements if m.name == LAA_950 and m.region is Region.LUNGS)
+    value = next((m.value for m in whole), None)
+    limit = thresholds.emphysema_laa_950_percent
+    if value is None or value < limit:
+        return (), ()
+    rule = f"LAA-950 of both lungs is {value:.1f} %; {limit:g} % or more is CT emphysema"
+    risk = Risk("emphysema", "high", f"{rule} ({EMPHYSEMA_CITATION}).", (LAA_950,))
+    issue = Issue(
+        code="emphysema-on-ct",
+        severity="moderate",
+        detail=f"{rule}.",
+        evidence=(LAA_950,),
+        known_condition="emphysema",
+    )
+    return (risk,), (issue,)
