@@ -1,0 +1,100 @@
+"""Planning rules: what applies, and a readable reason for everything that does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from fhir_ext.errors import SettingsError
+from operations.analyze.plan import age_years, make_plan
+from operations.analyze.rules import Rules, load_rules
+
+SHIPPED = load_rules(None)
+
+
+def _study(**series: object) -> dict[str, object]:
+    base = {"uid": "1.2.3", "modality": {"code": "CT"}, "numberOfInstances": 120}
+    return {"started": "2026-05-04T10:00:00+00:00", "series": [{**base, **series}]}
+
+
+def _plan(study: dict[str, object], **kwargs: object) -> object:
+    arguments = {
+        "birth_date": "1960-01-01",
+        "programs": frozenset(),
+        "installed": ("lung-density",),
+        **kwargs,
+    }
+    return make_plan(SHIPPED, study, **arguments)
+
+
+def test_adult_chest_ct_is_planned() -> None:
+    plan = _plan(_study())
+    assert [job.services for job in plan.jobs] == [("lung-density",)]
+    assert plan.jobs[0].instance_count == 120
+    assert plan.not_applied == ()
+
+
+@pytest.mark.parametrize(
+    ("series", "kwargs", "reason", "seen"),
+    [
+        ({"modality": {"code": "MR"}}, {}, "modality", "MR"),
+        ({}, {"installed": ()}, "model-not-installed", "lung-density"),
+        ({"bodySite": {"code": "12738006"}}, {}, "body-part", "12738006"),
+        ({"description": "Scout PA"}, {}, "description", "matches scout"),
+        ({"numberOfInstances": 3}, {}, "too-few-instances", "3"),
+        ({}, {"birth_date": "2015-06-01"}, "age", "10 years"),
+        ({}, {"birth_date": None}, "age", "unknown"),
+    ],
+)
+def test_each_condition_gives_its_reason(
+    series: dict[str, object], kwargs: dict[str, object], reason: str, seen: str
+) -> None:
+    plan = _plan(_study(**series), **kwargs)
+    assert plan.jobs == ()
+    assert [(item.reason, item.seen) for item in plan.not_applied] == [(reason, seen)]
+
+
+def test_free_text_of_the_description_is_never_repeated() -> None:
+    plan = _plan(_study(description="localizer for Mrs Doe"))
+    assert "Doe" not in plan.not_applied[0].seen
+
+
+def test_program_membership() -> None:
+    rules = Rules.model_validate(
+        {"services": [{"service": "s", "modality": ["CT"], "program": "lung-screening"}]}
+    )
+    arguments = {"birth_date": None, "installed": ("s",)}
+    outside = make_plan(rules, _study(), programs=frozenset(), **arguments)
+    inside = make_plan(rules, _study(), programs=frozenset({"lung-screening"}), **arguments)
+    assert outside.not_applied[0].reason == "program"
+    assert inside.jobs[0].services == ("s",)
+
+
+@pytest.mark.parametrize(
+    ("born", "started", "years"),
+    [
+        ("1960-05-04", "2026-05-04T00:00:00+00:00", 66),
+        ("1960", "2026-01-01", 66),
+        ("1960-05", "2026-05-02", 66),
+        (None, "2026-05-02", None),
+        ("1960-05", None, None),
+    ],
+)
+def test_age_at_the_study(born: str | None, started: str | None, years: int | None) -> None:
+    age = age_years(born, started)
+    assert (age is None and years is None) or round(age) == years
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("services: [", "not YAML"),
+        ("services: [{service: x}]", "modality"),
+        ("services: [{service: x, modality: [CT], typo: 1}]", "typo"),
+        ("services: [{service: x, modality: [CT], exclude_description: ['(']}]", "not valid"),
+    ],
+)
+def test_wrong_rules_say_where(tmp_path, text: str, says: str) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=says):
+        load_rules(path)
