@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from fhir_ext.clients.fhir import FhirClient
 from fhir_ext.settings import Settings
@@ -11,9 +14,20 @@ from fhir_ext.store.engine import create_store_engine, migrate
 from fhir_ext.store.repository import Repository
 from subscriptions.queue import WorkQueue, migrate_queue
 
+#: Folder in which `fhir-ext up` and `fhir-ext demo` leave their state.
+RUN_DIRECTORY = Path(".run")
+
 
 def load_settings() -> Settings:
-    """Settings from the environment and `FHIR_EXT_CONFIG`."""
+    """Settings from the environment and `FHIR_EXT_CONFIG`.
+
+    Where neither says anything and `fhir-ext up` runs in this folder, its settings are
+    taken, so that `fhir-ext doctor` and the others speak to the running tree.
+    """
+    state = RUN_DIRECTORY / "state.json"
+    configured = any(name.startswith("FHIR_EXT_INTAKE__") for name in os.environ)
+    if not configured and "FHIR_EXT_CONFIG" not in os.environ and state.is_file():
+        os.environ.update(json.loads(state.read_text())["environment"])
     return Settings()  # type: ignore[call-arg]  # required values come from the environment
 
 

@@ -15,9 +15,7 @@ from fhir_ext.errors import ConflictError, NotFoundError
 
 PANEL = "Work"
 
-patients = typer.Typer(
-    no_args_is_help=True, help="Studies whose patient is not known: the worklist."
-)
+patients = typer.Typer(no_args_is_help=True, help="Studies that wait for a patient.")
 tasks = typer.Typer(no_args_is_help=True, help="Studies that need a human before they go on.")
 
 
