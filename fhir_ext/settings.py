@@ -189,6 +189,12 @@ class TelemetrySettings(Group):
         "INFO", description="Lowest level that is written."
     )
     log_format: Literal["json", "text"] = Field("json", description="`text` is for a terminal.")
+    log_salt: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Keys the short study references in logs and traces; a random key per "
+        "process without it, so that references of two programs do not match.",
+    )
     otlp_endpoint: str | None = Field(None, description="OTLP/HTTP collector for spans.")
     worker_metrics_port: int | None = Field(
         None, description="Port on which the worker shows its metrics, loopback only."

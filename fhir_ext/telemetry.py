@@ -1,0 +1,233 @@
+"""Metrics and traces, without patient data.
+
+Metrics live in one registry per process, built at the start and handed on. Label values
+are codes of ours from small sets; whatever does not look like one becomes `other`.
+
+Spans follow one event: the hook opens one, its context travels in the queue's message
+(`inject`), and each step of the workflow continues it (`step_span`). They are made by a
+tracer of our own, not by the global one of OpenTelemetry, so that no instrumentation of
+a library can export what it saw.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+from opentelemetry import context, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import NoOpTracer, Span, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from fhir_ext import __version__
+from fhir_ext.errors import FhirExtError
+from fhir_ext.logs import FIELDS, safe_fields
+from fhir_ext.settings import TelemetrySettings
+
+OTHER: Final = "other"
+
+#: Most distinct values of one label; a code that is new after that is counted as `other`.
+MOST_LABEL_VALUES = 100
+
+#: Seconds: from a metadata query to the longest inference on a CPU.
+STEP_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """Everything one process counts.
+
+    Attributes:
+        registry: what `/metrics` shows.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._seen: dict[str, set[str]] = {}
+        self._lock = threading.Lock()
+        self._queue_depth = Gauge(
+            "fhir_ext_queue_depth", "Studies that wait in the queue.", registry=self.registry
+        )
+        self._queue_age = Gauge(
+            "fhir_ext_queue_oldest_seconds",
+            "Age of the study that has waited longest; 0 when none waits.",
+            registry=self.registry,
+        )
+        self._parked = Gauge(
+            "fhir_ext_parked_studies",
+            "Studies that need a human before they go on.",
+            registry=self.registry,
+        )
+        self._steps = Histogram(
+            "fhir_ext_step_seconds",
+            "Duration of one try of a workflow step.",
+            ["step", "outcome"],
+            buckets=STEP_BUCKETS,
+            registry=self.registry,
+        )
+        self._studies = self._counter("fhir_ext_studies", "Passes over a study.", "outcome")
+        self._services = self._counter(
+            "fhir_ext_services", "Services on series.", "service", "outcome"
+        )
+        self._refusals = self._counter(
+            "fhir_ext_refusals", "Numbers withheld, or services not applied.", "service", "rule"
+        )
+        self._retries = self._counter("fhir_ext_retries", "Steps tried again.", "step", "kind")
+        self._deliveries = self._counter(
+            "fhir_ext_deliveries", "Notifications to subscribers.", "channel", "outcome"
+        )
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def queue(self, depth: int, oldest_seconds: float | None) -> None:
+        """What waits now; `oldest_seconds` is None when nothing does."""
+        self._queue_depth.set(depth)
+        self._queue_age.set(oldest_seconds or 0.0)
+
+    def parked(self, studies: int) -> None:
+        """How many studies wait for a human now."""
+        self._parked.set(studies)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time one try of a step; its outcome is `done`, or the code of what was raised."""
+        begin = time.perf_counter()
+        outcome = "done"
+        try:
+            yield
+        except BaseException as error:
+            outcome = error.code if isinstance(error, FhirExtError) else "internal"
+            raise
+        finally:
+            labels = (self._label("step", name), self._label("outcome", outcome))
+            self._steps.labels(*labels).observe(time.perf_counter() - begin)
+
+    def study(self, outcome: str) -> None:
+        """A pass over a study ended: `done`, `nothing-to-do`, `parked`."""
+        self._studies.labels(self._label("outcome", outcome)).inc()
+
+    def outcome(self, service: str, status: str, rules: Iterable[str] = ()) -> None:
+        """A service ended on a series, and the rules by which it withheld numbers."""
+        shown = self._label("service", service)
+        self._services.labels(shown, self._label("outcome", status)).inc()
+        for rule in rules:
+            self._refusals.labels(shown, self._label("rule", rule)).inc()
+
+    def retry(self, step: str, kind: str) -> None:
+        """A step will be tried again because of `kind`, an error's code."""
+        self._retries.labels(self._label("step", step), self._label("kind", kind)).inc()
+
+    def delivery(self, channel: str, outcome: str) -> None:
+        """A notification was sent, or was not."""
+        labels = (self._label("channel", channel), self._label("outcome", outcome))
+        self._deliveries.labels(*labels).inc()
+
+    def _label(self, name: str, value: str) -> str:
+        if not FIELDS["code"](value):
+            return OTHER
+        with self._lock:
+            seen = self._seen.setdefault(name, set())
+            if value not in seen and len(seen) >= MOST_LABEL_VALUES:
+                return OTHER
+            seen.add(value)
+        return value
+
+
+_propagator = TraceContextTextMapPropagator()
+_tracer: Tracer = NoOpTracer()
+
+
+def configure_tracing(settings: TelemetrySettings, program: str) -> None:
+    """Start making spans in this process; they are exported only to `otlp_endpoint`.
+
+    Without an endpoint spans still exist, so that the lines an event causes in several
+    programs' logs share one trace id.
+    """
+    global _tracer
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+
+    provider = TracerProvider(
+        resource=Resource(
+            {
+                "service.name": "fhir-ext",
+                "service.version": __version__,
+                "service.instance.program": program,
+            }
+        )
+    )
+    if settings.otlp_endpoint:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        exporter = OTLPSpanExporter(traces_endpoint(settings.otlp_endpoint), timeout=5)
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+    _tracer = provider.get_tracer("fhir_ext", __version__)
+
+
+def traces_endpoint(endpoint: str) -> str:
+    """URL of the traces signal below an OTLP/HTTP base URL (OTLP 1.x, "OTLP/HTTP Request")."""
+    base = endpoint.rstrip("/")
+    return base if base.endswith("/v1/traces") else f"{base}/v1/traces"
+
+
+def inject() -> dict[str, str]:
+    """W3C trace context of the current span, to be put into a message; empty without one."""
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier)
+    # tracestate may hold whatever an upstream vendor put there.
+    return {key: value for key, value in carrier.items() if key == "traceparent"}
+
+
+def extract(carrier: Mapping[str, str]) -> Context:
+    """The context that `inject` put into a message; a malformed one starts a new trace."""
+    kept = {key: value for key, value in carrier.items() if key == "traceparent"}
+    return _propagator.extract(kept, Context())
+
+
+@contextmanager
+def span(name: str, **fields: object) -> Iterator[Span]:
+    """A span inside the current one.
+
+    Args:
+        name: constant in kebab-case.
+        fields: attributes; those that `fhir_ext.logs.FIELDS` allows.
+    """
+    with _open(name, context.get_current(), SpanKind.INTERNAL, fields) as opened:
+        yield opened
+
+
+@contextmanager
+def step_span(name: str, carrier: Mapping[str, str], **fields: object) -> Iterator[Span]:
+    """The span of a workflow step, a child of the span whose context is in `carrier`."""
+    with _open(name, extract(carrier), SpanKind.CONSUMER, fields) as opened:
+        yield opened
+
+
+@contextmanager
+def _open(
+    name: str, parent: Context, kind: SpanKind, fields: Mapping[str, object]
+) -> Iterator[Span]:
+    attributes = {f"fhir_ext.{key}": _attribute(v) for key, v in safe_fields(fields).items()}
+    opened = _tracer.start_span(
+        name if FIELDS["code"](name) else OTHER, parent, kind, attributes=attributes
+    )
+    # OpenTelemetry would record the exception's text.
+    with trace.use_span(
+        opened, end_on_exit=True, record_exception=False, set_status_on_exception=False
+    ):
+        try:
+            yield opened
+        except BaseException as error:
+            code = error.code if isinstance(error, FhirExtError) else "internal"
+            opened.set_status(Status(StatusCode.ERROR))
+            opened.set_attribute("error.type", code if FIELDS["code"](code) else OTHER)
+            raise
+
+
+def _attribute(value: object) -> str | bool | int | float:
+    return value if isinstance(value, str | bool | int | float) else str(value)
