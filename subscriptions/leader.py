@@ -92,13 +92,21 @@ class Leader:
                     return
 
 
-def take_over_dead_workers(repository: Repository, ttl: timedelta) -> int:
+def take_over_dead_workers(repository: Repository, holder: str, ttl: timedelta) -> int:
     """Give the unfinished work of silent workers back to the queue.
+
+    Args:
+        holder: this worker, which is alive even when its own renewal was late.
+        ttl: how long the take-over itself may last.
 
     Returns:
         How many workers were taken over.
     """
-    dead = repository.expired_leases(WORKER_PREFIX)
+    dead = [
+        lease
+        for lease in repository.expired_leases(WORKER_PREFIX)
+        if lease.name != WORKER_PREFIX + holder
+    ]
     for lease in dead:
         name = lease.name.removeprefix(WORKER_PREFIX)
         # Taking the lease first makes sure that a worker that came back is left alone.
@@ -124,7 +132,7 @@ def park_crashed(repository: Repository, analyze: AnalyzeService) -> int:
         load_output=False,
     ):
         row = repository.run(status.workflow_id)
-        if status.input is None or (row is not None and row.state == "parked"):
+        if status.input is None or (row is not None and row.state in ("parked", "resumed")):
             continue
         message = StudyMessage(**status.input["args"][0])
         text = "the worker died several times while it worked on this study"
@@ -135,6 +143,7 @@ def park_crashed(repository: Repository, analyze: AnalyzeService) -> int:
             message.imaging_study_id,
             message.version,
             state="parked",
+            step=step,
             reason="worker-crashed",
             detail=text,
             finished_at=now(),

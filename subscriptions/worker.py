@@ -99,7 +99,7 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
         # Imports the network or operators now, so that the first study does not wait for it.
         registry.load(service)
     minute = timedelta(minutes=1)
-    ttl = settings.worker.lease_ttl
+    ttl, holder = settings.worker.lease_ttl, executor_id(settings)
     intake = settings.intake
     loops = [
         Loop("subscription", timedelta(seconds=15), lambda: ensure_subscription(fhir, intake)),
@@ -108,7 +108,7 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
             intake.sweep_interval,
             lambda: sweep(fhir, queue, repository, intake.sweep_overlap),
         ),
-        Loop("take-over", ttl / 2, lambda: take_over_dead_workers(repository, ttl)),
+        Loop("take-over", ttl / 2, lambda: take_over_dead_workers(repository, holder, ttl)),
         Loop("park-crashed", timedelta(seconds=10), lambda: park_crashed(repository, analyze)),
         Loop(
             "retention", 10 * minute, lambda: delete_finished(repository, settings.worker.retention)
@@ -116,7 +116,7 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
     ]
     if settings.bridge.enabled:
         loops.append(Loop("bridge", settings.bridge.poll_interval, bridge.poll))
-    leader = Leader(repository, executor_id(settings), ttl, loops)
+    leader = Leader(repository, holder, ttl, loops)
     with running_queue(settings, workflow):
         leader.start()
         event(log, "worker-ready")

@@ -13,7 +13,7 @@ the process that fetched them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -212,14 +212,17 @@ class StudyWorkflow:
                 "code": "internal",
                 "message": f"incident {number} in the log",
             }
-        self._note(message, step=name, seconds=(name, time.perf_counter() - begin))
+        seconds = {name: time.perf_counter() - begin}
+        if isinstance(value, dict):
+            seconds |= value.get("seconds", {})
+        self._note(message, step=name, seconds=seconds)
         return {"outcome": "done", "value": value}
 
     def _note(
         self,
         message: StudyMessage,
         *,
-        seconds: tuple[str, float] | None = None,
+        seconds: Mapping[str, float] | None = None,
         version_read: str | None = None,
         **values: Any,
     ) -> None:
@@ -229,7 +232,8 @@ class StudyWorkflow:
         merged = {**kept, **values, "version": version_read or kept.get("version", message.version)}
         if seconds is not None:
             times = dict(merged.get("step_seconds") or {})
-            times[seconds[0]] = round(times.get(seconds[0], 0.0) + seconds[1], 4)
+            for name, value in seconds.items():
+                times[name] = round(times.get(name, 0.0) + value, 4)
             merged["step_seconds"] = times
         if values.get("state") == "running":
             merged["reason"] = None

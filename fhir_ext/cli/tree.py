@@ -141,6 +141,7 @@ class Tree:
             "FHIR_EXT_SERVER__PORT": str(port),
             "FHIR_EXT_SERVER__PUBLIC_URL": service,
             "FHIR_EXT_TELEMETRY__WORKER_METRICS_PORT": str(metrics),
+            "FHIR_EXT_TELEMETRY__LOG_SALT": secrets.token_urlsafe(16),
             "FHIR_EXT_WORKER__EXECUTOR_ID": "local",
             **self._extra,
         }

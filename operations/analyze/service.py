@@ -65,14 +65,14 @@ class AnalyzeService:
 
     def publish(
         self, prepared: Prepared, results: Sequence[ServiceResult], issued: datetime
-    ) -> dict[str, float]:
+    ) -> dict[str, dict[str, float]]:
         """Store the SRs and write the FHIR transaction, side by side.
 
         The transaction names the SRs by UIDs that are known before they exist, so neither
         waits for the other; a repeat of either changes nothing.
 
         Returns:
-            Wall seconds of `store-dicom` and `write-fhir`.
+            `seconds`: wall time of `store-dicom` and `write-fhir`.
         """
         begin = time.perf_counter()
         fresh = self.writer.unwritten(results)
@@ -80,7 +80,7 @@ class AnalyzeService:
             stowing = pool.submit(self._store, results, frozenset(fresh), issued)
             self.writer.write(prepared, fresh, issued)
             written = time.perf_counter() - begin
-            return {"store-dicom": stowing.result(), "write-fhir": written}
+            return {"seconds": {"store-dicom": stowing.result(), "write-fhir": written}}
 
     def _store(
         self,
