@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from fhir_ext.clients.dicomweb import DicomWebClient, SeriesInfo
 from fhir_ext.clients.fhir import FhirClient
-from fhir_ext.errors import NotFoundError
+from fhir_ext.errors import NotFoundError, ParkedWork
 from fhir_ext.resources.ids import inference_key, result_id
 from fhir_ext.resources.imaging_study import study_instance_uid_of
 from models.registry import Registry
@@ -63,6 +63,7 @@ class Preparer:
 
         Raises:
             UpstreamError: HAPI or the archive is down.
+            ParkedWork: the resource names no study, or a patient that does not exist.
         """
         nothing = Prepared("nothing", imaging_study_id)
         study = self.fhir.find("ImagingStudy", imaging_study_id)
@@ -73,7 +74,7 @@ class Preparer:
             return replace(nothing, version=version, reason="not-available")
         uid = study_instance_uid_of(study)
         if uid is None:
-            return replace(nothing, version=version, reason="no-study-uid")
+            raise ParkedWork("the ImagingStudy names no Study Instance UID", code="no-study-uid")
         subject = study.get("subject", {}).get("reference", "")
         base = Prepared(
             "work",
@@ -85,7 +86,7 @@ class Preparer:
         kind, _, patient_id = subject.rpartition("/")
         patient = self.fhir.find("Patient", patient_id) if kind == "Patient" else None
         if patient is None:
-            return replace(base, kind="nothing", reason="unknown-patient")
+            raise ParkedWork("the ImagingStudy's patient does not exist", code="unknown-patient")
         if (difference := _difference(study, self._series(uid))) is not None:
             reason, detail = difference
             return replace(base, kind="incomplete", reason=reason, detail=detail)

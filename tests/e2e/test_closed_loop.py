@@ -118,12 +118,9 @@ def test_our_own_sr_starts_no_new_work(loop) -> None:
 
 
 def test_a_second_run_writes_no_new_version(loop) -> None:
-    from subscriptions.queue import new_message
-
     installation, uid, *_ = loop
     before = installation.results(uid)
-    message = new_message(imaging_study_id(uid), "1", run="again")
-    workflow_id = installation.parts.queue.enqueue(message)
+    workflow_id = installation.enqueue_again(imaging_study_id(uid))
     run = installation.wait_for(
         lambda: (r := installation.repository.run(workflow_id)) and r.finished_at and r,
         "the second run",

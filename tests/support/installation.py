@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,9 +13,11 @@ import pydicom
 from fhir_ext.cli.parts import Parts
 from fhir_ext.cli.tree import Tree
 from fhir_ext.clients.dicomweb import DicomWebClient
+from fhir_ext.clients.http import build_session
 from fhir_ext.phantom import PhantomPatient
 from fhir_ext.resources.ids import imaging_study_id
 from fhir_ext.store.tables import StudyRun
+from subscriptions.queue import new_message
 
 #: Identifier system of the patients that the tests register.
 SYSTEM = "https://w3id.org/fhir-ext/test/patients"
@@ -128,3 +131,16 @@ class Installation:
                 kind, _, resource_id = target["reference"].partition("/")
                 found.setdefault(kind, []).append(self.fhir.read(kind, resource_id.split("/")[0]))
         return found
+
+    def enqueue_again(self, study_id: str) -> str:
+        """Ask for one more run, as `fhir-ext analyze` does; returns its workflow id."""
+        study = self.fhir.read("ImagingStudy", study_id)
+        message = new_message(study_id, str(study["meta"]["versionId"]), run=uuid.uuid4().hex[:8])
+        return self.parts.queue.enqueue(message)
+
+    def delete_from_archive(self, study_instance_uid: str) -> None:
+        """Delete a study by Orthanc's own interface."""
+        session = build_session(self.settings.archive.auth, self.settings.archive.timeout)
+        root = self.settings.archive.orthanc_url
+        (found,) = session.post(f"{root}/tools/lookup", data=study_instance_uid).json()
+        session.delete(f"{root}/studies/{found['ID']}").raise_for_status()
