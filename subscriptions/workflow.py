@@ -99,7 +99,7 @@ class StudyWorkflow:
                 self._step(message, "analyze", self._analyze, prepared.study_instance_uid, job)
                 for job in prepared.jobs
             ]
-            self._step(message, "publish", self._publish, raw, outcomes)
+            self._step(message, "publish", self._publish, message, raw, outcomes)
         self._step(message, "finish", self._finish, message, raw, outcomes)
         return "done" if prepared.kind == "work" else "nothing-to-do"
 
@@ -120,7 +120,7 @@ class StudyWorkflow:
             "issued": datetime.now(UTC).isoformat(timespec="milliseconds"),
         }
 
-    def _publish(self, raw: Json, outcomes: list[Json]) -> Json:
+    def _publish(self, message: StudyMessage, raw: Json, outcomes: list[Json]) -> Json:
         prepared = _prepared.validate_python(raw)
         issued = max(_instant(outcome["issued"]) for outcome in outcomes)
         results = [
@@ -128,7 +128,7 @@ class StudyWorkflow:
             for outcome in outcomes
             for result in _outcome.validate_python(_without(outcome, "issued")).results
         ]
-        return self.analyze.publish(prepared, results, issued)
+        return self.analyze.publish(prepared, results, issued, trace_id_of(message.carrier))
 
     def _finish(self, message: StudyMessage, raw: Json, outcomes: list[Json]) -> None:
         prepared = _prepared.validate_python(raw)
@@ -242,6 +242,12 @@ class StudyWorkflow:
         self.repository.record_run(
             message.workflow_id, message.imaging_study_id, merged.pop("version"), **merged
         )
+
+
+def trace_id_of(carrier: Mapping[str, str]) -> str | None:
+    """Trace id of a W3C `traceparent`: version, trace id, span id, flags."""
+    parts = carrier.get("traceparent", "").split("-")
+    return parts[1] if len(parts) == 4 else None
 
 
 def outcome_rows(

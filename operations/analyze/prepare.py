@@ -30,6 +30,7 @@ class Prepared:
         version: the version that was read, which may be newer than the notice's.
         study_instance_uid: DICOM Study Instance UID; empty when the resource has none.
         patient_reference: ImagingStudy.subject.reference.
+        started: ImagingStudy.started, empty when it is not known.
         jobs: series to fetch and the services to show them to.
         not_applied: services that do not look at a series, with reasons.
         already: (series, service) pairs whose results stand in HAPI.
@@ -41,6 +42,7 @@ class Prepared:
     version: str = ""
     study_instance_uid: str = ""
     patient_reference: str = ""
+    started: str = ""
     reason: str = ""
     detail: str = ""
     jobs: tuple[SeriesJob, ...] = ()
@@ -82,6 +84,7 @@ class Preparer:
             version=version,
             study_instance_uid=uid,
             patient_reference=subject,
+            started=str(study.get("started", "")),
         )
         kind, _, patient_id = subject.rpartition("/")
         patient = self.fhir.find("Patient", patient_id) if kind == "Patient" else None

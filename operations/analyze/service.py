@@ -64,7 +64,11 @@ class AnalyzeService:
         return self.analyzer.analyze(study_instance_uid, job)
 
     def publish(
-        self, prepared: Prepared, results: Sequence[ServiceResult], issued: datetime
+        self,
+        prepared: Prepared,
+        results: Sequence[ServiceResult],
+        issued: datetime,
+        trace_id: str | None = None,
     ) -> dict[str, dict[str, float]]:
         """Store the SRs and write the FHIR transaction, side by side.
 
@@ -78,7 +82,7 @@ class AnalyzeService:
         fresh = self.writer.unwritten(results)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="stow") as pool:
             stowing = pool.submit(self._store, results, frozenset(fresh), issued)
-            self.writer.write(prepared, fresh, issued)
+            self.writer.write(prepared, fresh, issued, trace_id)
             written = time.perf_counter() - begin
             return {"seconds": {"store-dicom": stowing.result(), "write-fhir": written}}
 

@@ -7,7 +7,8 @@ from datetime import datetime
 from pydicom import Dataset
 
 from fhir_ext.clients.dicomweb import DicomWebClient
-from fhir_ext.errors import ParkedWork, UpstreamError
+from fhir_ext.errors import NotFoundError, ParkedWork, UpstreamError
+from fhir_ext.resources.ids import dicom_uid
 from fhir_ext.results import ServiceResult
 
 #: DICOM PS3.18 failure reasons after which the same request may succeed: out of resources
@@ -42,6 +43,19 @@ def store_sr(archive: DicomWebClient, result: ServiceResult, issued: datetime) -
     raise ParkedWork(
         f"the archive refuses the SR (failure reason {reason:#06x})", code="stow-refused"
     )
+
+
+def sr_is_stored(archive: DicomWebClient, result: ServiceResult) -> bool:
+    """Whether the archive holds the SR of a result, or there is none to hold."""
+    if not result.sop_instance_uids:
+        return True
+    wanted = dicom_uid(result.inference_key, "sr")
+    series = dicom_uid(result.inference_key, "sr-series")
+    try:
+        listed = archive.list_instances(result.study_instance_uid, series)
+    except NotFoundError:
+        return False
+    return any(instance.sop_instance_uid == wanted for instance in listed)
 
 
 def _evidence(archive: DicomWebClient, result: ServiceResult) -> list[Dataset]:
