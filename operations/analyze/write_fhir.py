@@ -9,6 +9,7 @@ from typing import Any
 
 from fhir_ext.clients.fhir import FhirClient
 from fhir_ext.resources.bundle import merge_bundles, result_bundle
+from fhir_ext.resources.codes import CONDITIONS, SERIES_INSTANCE_UID
 from fhir_ext.resources.context import WriteContext
 from fhir_ext.resources.ids import dicom_uid, result_id
 from fhir_ext.results import ServiceResult
