@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
-import httpx
+import httpx2
 import pytest
 import uvicorn
 from fastapi import Body, FastAPI, Header, HTTPException, Query, Request, Response
@@ -102,7 +102,7 @@ def client() -> TestClient:
     return TestClient(build_app(), raise_server_exceptions=False)
 
 
-def issue(response: httpx.Response) -> dict[str, Any]:
+def issue(response: httpx2.Response) -> dict[str, Any]:
     """The one issue of an OperationOutcome response."""
     assert response.headers["content-type"] == "application/fhir+json"
     body = response.json()
