@@ -51,6 +51,7 @@ CHATTY_ENOUGH: Final = ("uvicorn.error",)
 
 _SLUG = re.compile(r"[a-z][a-z0-9]*(?:[-_.][a-z0-9]{1,24}){0,7}")
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_TYPE = re.compile(r"[A-Za-z_]\w{0,60}(?:\.(?:<locals>|[A-Za-z_]\w{0,60})){0,10}", re.ASCII)
 _VERSION = re.compile(r"\d{1,4}(?:\.\d{1,4}){1,2}(?:[-+.][a-z]{1,8}\d{0,3})?")
 _HEX = re.compile(r"[0-9a-f]{8,12}")
 _ROUTE = re.compile(r"/|(?:/(?:[A-Za-z][a-zA-Z-]{0,40}|\{[a-z_]{1,40}\}|\$[a-z-]{1,40})){1,12}/?")
@@ -229,7 +230,7 @@ def describe(error: BaseException, depth: int = 0) -> dict[str, object]:
 
 def _type_name(kind: type) -> str:
     name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
-    return name if all(_WORD.fullmatch(part) for part in name.split(".")) else WITHHELD
+    return name if _TYPE.fullmatch(name) else WITHHELD
 
 
 def _places(traceback: TracebackType | None) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from dbos._error import DBOSInitializationError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -325,6 +326,20 @@ def test_exceptions_show_type_place_and_cause(written_json: io.StringIO) -> None
     here = place(__file__, _fail.__code__.co_firstlineno + 4)
     assert error["at"][-1] == here
     assert here.endswith(f"test_logs.py:{_fail.__code__.co_firstlineno + 4}")
+
+
+def test_private_and_local_exception_types_are_named(
+    written_json: io.StringIO,
+) -> None:
+    class LocalError(Exception):
+        pass
+
+    incident(own, "step-failed", DBOSInitializationError("x"))
+    incident(own, "step-failed", LocalError("x"))
+    private, local = (line["exception"] for line in lines(written_json))
+    assert private == {"type": "dbos._error.DBOSInitializationError"}
+    assert isinstance(local, dict)
+    assert local["type"].endswith("named.<locals>.LocalError")
 
 
 def test_our_errors_show_their_code(written_json: io.StringIO) -> None:
