@@ -23,10 +23,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fhir_ext.errors import FhirExtError, TooLargeError, UpstreamError
 from fhir_ext.logs import get_logger, incident
+from fhir_ext.resources.codes import ERROR
 
 log = get_logger(__name__)
 
-CODE_SYSTEM: Final = "https://w3id.org/fhir-ext/CodeSystem/error"
 MEDIA_TYPE: Final = "application/fhir+json"
 
 #: What we tell a caller to wait (s) when a server behind us failed.
@@ -72,7 +72,7 @@ class OutcomeIssue:
 
     Attributes:
         code: FHIR R4 IssueType.
-        detail: code in our CodeSystem `error`.
+        detail: code in our CodeSystem `error` (an open one).
         diagnostics: one sentence without patient data.
         severity: FHIR R4 IssueSeverity.
     """
@@ -93,7 +93,7 @@ def operation_outcome(cause: FhirExtError | Sequence[OutcomeIssue]) -> dict[str,
             {
                 "severity": issue.severity,
                 "code": issue.code,
-                "details": {"coding": [{"system": CODE_SYSTEM, "code": issue.detail}]},
+                "details": {"coding": [{"system": ERROR.url, "code": issue.detail}]},
                 "diagnostics": issue.diagnostics,
             }
             for issue in cause

@@ -23,7 +23,6 @@ from starlette.types import Message
 from fhir_ext import errors
 from fhir_ext.logs import SafeFormatter
 from fhir_ext.outcome import (
-    CODE_SYSTEM,
     SECURITY_HEADERS,
     BodyLimit,
     OutcomeIssue,
@@ -31,6 +30,7 @@ from fhir_ext.outcome import (
     install_error_handlers,
     operation_outcome,
 )
+from fhir_ext.resources.codes import ERROR
 
 NAME = "VANDERPLANTED"
 LIMIT = 1000
@@ -108,7 +108,7 @@ def issue(response: httpx2.Response) -> dict[str, Any]:
     body = response.json()
     assert body["resourceType"] == "OperationOutcome"
     (only,) = body["issue"]
-    assert only["details"]["coding"][0]["system"] == CODE_SYSTEM
+    assert only["details"]["coding"][0]["system"] == ERROR.url
     return dict(only)
 
 
@@ -128,6 +128,7 @@ def test_our_errors_have_status_code_and_sentence(
     assert told["severity"] == "error"
     assert told["code"] == kind.issue_type
     assert told["details"]["coding"][0]["code"] == kind.default_code
+    assert kind.default_code in ERROR
     assert told["diagnostics"] == "a sentence for the caller"
     upstream = issubclass(kind, errors.UpstreamError)
     assert ("retry-after" in response.headers) == upstream
