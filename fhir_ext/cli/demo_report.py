@@ -60,7 +60,7 @@ def latest_run(repository: Repository, study_instance_uid: str) -> StudyRun | No
     """The newest run of a study that did something, else the newest."""
     runs = [run for run in repository.runs() if run.study_instance_uid == study_instance_uid]
     worked = [run for run in runs if run.state != "nothing-to-do"]
-    return (worked or runs or [None])[0]
+    return next(iter(worked or runs), None)
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from pydicom.errors import InvalidDicomError
 from fhir_ext.clients.dicomweb import DicomWebClient
 from fhir_ext.clients.fhir import FhirClient
 from fhir_ext.errors import UnprocessableError
-from fhir_ext.phantom import PhantomPatient, PhantomSpec, Truth, build, write_study
+from fhir_ext.phantom import KernelName, PhantomPatient, PhantomSpec, Truth, build, write_study
 from fhir_ext.store.repository import now
 
 Say = Callable[[str], None]
@@ -49,7 +49,7 @@ _PATIENTS = (
 
 def phantoms(fhir: FhirClient, archive: DicomWebClient, system: str, say: Say) -> list[DemoCase]:
     """Register invented patients and store one phantom study for two of them."""
-    cases = []
+    cases: list[DemoCase] = []
     for fhir_id, number, given, family, sex, born, share in _PATIENTS:
         fhir.put(
             {
@@ -72,7 +72,7 @@ def phantoms(fhir: FhirClient, archive: DicomWebClient, system: str, say: Say) -
             sex=sex,
             birth_date=born,
         )
-        kernels = ("soft", "sharp")
+        kernels: tuple[KernelName, ...] = ("soft", "sharp")
         series = write_study(phantom, patient, kernels)
         instances = [instance for one in series for instance in one]
         begin = time.monotonic()

@@ -28,7 +28,7 @@ def load_settings() -> Settings:
     configured = any(name.startswith("FHIR_EXT_INTAKE__") for name in os.environ)
     if not configured and "FHIR_EXT_CONFIG" not in os.environ and state.is_file():
         os.environ.update(json.loads(state.read_text())["environment"])
-    return Settings()  # type: ignore[call-arg]  # required values come from the environment
+    return Settings()
 
 
 def prepare_stores(settings: Settings) -> None:

@@ -76,7 +76,7 @@ class Tree:
     def settings(self) -> Settings:
         """Settings as the tree's own programs see them."""
         with _environment(self.environment):
-            return Settings()  # type: ignore[call-arg]  # from the environment
+            return Settings()
 
     def start(self) -> None:
         """Start everything and wait until it is ready to work.

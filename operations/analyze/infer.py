@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fhir_ext.clients.dicomweb import DicomWebClient
 from fhir_ext.errors import RefusedInput
 from fhir_ext.resources.ids import inference_key
-from fhir_ext.results import Measurement, Refusal, ServiceResult
+from fhir_ext.results import Issue, Measurement, Refusal, Risk, ServiceResult
 from fhir_ext.settings import LimitSettings
 from models.manifest import Manifest
 from models.registry import Registry
@@ -90,9 +90,11 @@ class Analyzer:
             study_instance_uid, series_instance_uid, fetched.listed_uids, manifest.identity()
         )
         measurements: tuple[Measurement, ...]
+        risks: tuple[Risk, ...] = ()
+        issues: tuple[Issue, ...] = ()
+        used: tuple[str, ...] = ()
         if fetched.volume is None:
-            measurements, risks, issues = _all_refused(manifest, fetched), (), ()
-            used: tuple[str, ...] = ()
+            measurements = _all_refused(manifest, fetched)
         else:
             output = self.registry.load(service).run(fetched.volume)
             measurements, risks, issues = output.measurements, output.risks, output.issues
