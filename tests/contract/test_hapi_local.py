@@ -206,20 +206,30 @@ def test_modality_is_found_by_its_series(base: str, http: requests.Session) -> N
     assert total(http, url + "CT") == 0
 
 
+def all_pages(http: requests.Session, url: str, headers: dict[str, str] | None = None) -> list[str]:
+    """Ids of all matches, following `next` links."""
+    found: list[str] = []
+    following: str | None = url
+    while following:
+        page = http.get(following, headers=headers).json()
+        found += [entry["resource"]["id"] for entry in page["entry"]]
+        following = next((k["url"] for k in page["link"] if k["relation"] == "next"), None)
+    return found
+
+
 def test_sweep_by_last_updated_pages_through_everything(base: str, http: requests.Session) -> None:
+    """`no-store` would skip HAPI's stored search, and with it every page after the first."""
     tag = {"system": CANONICAL, "code": str(uuid.uuid4())}
     written = [study(meta={"tag": [tag]}) for _ in range(5)]
     first = put(http, base, written[0]).json()["meta"]["lastUpdated"]
     for resource in written[1:]:
         put(http, base, resource)
     query = f"_tag={CANONICAL}|{tag['code']}&_lastUpdated=ge{first.replace('+', '%2B')}"
-    url: str | None = f"{base}/ImagingStudy?{query}&_sort=_lastUpdated&_count=2"
-    found: list[str] = []
-    while url:
-        page = http.get(url).json()
-        found += [entry["resource"]["id"] for entry in page["entry"]]
-        url = next((link["url"] for link in page["link"] if link["relation"] == "next"), None)
-    assert found == [resource["id"] for resource in written]
+    url = f"{base}/ImagingStudy?{query}&_sort=_lastUpdated&_count=2"
+    expected = [resource["id"] for resource in written]
+    assert all_pages(http, url) == expected
+    assert all_pages(http, url, {"Cache-Control": "no-cache"}) == expected
+    assert all_pages(http, url, {"Cache-Control": "no-store"}) == expected[:2]
 
 
 def transaction(http: requests.Session, base: str, *resources: dict[str, Any]) -> requests.Response:
