@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
+
+#: What padding voxels darker than air become, in HU (PixelPaddingValue, PS3.3 C.7.5.1.1.2).
+PADDING_HU = -1024
+
+#: Every code of `RejectedInstance`, with its meaning (CodeSystem `refusal-reason`).
+REJECTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "localizer": "The image is a localizer.",
+        "truncated": "The instance ends before its pixels do.",
+        "not-dicom": "The part is not a readable DICOM instance.",
+        "not-an-image": "The instance has no pixel data.",
+        "missing-geometry": "Position, orientation or pixel spacing is absent or unusable.",
+        "too-large": "The instance is over a limit of the settings.",
+        "unsupported-transfer-syntax": "The transfer syntax cannot be decoded.",
+        "unsupported-pixels": "The pixels are not one grey value of up to 16 bits.",
+        "not-hounsfield": "The header does not say how pixels become Hounsfield units.",
+        "corrupt-pixels": "The pixel data do not decode to what the header says.",
+        "duplicate": "The same slice came more than once.",
+        "duplicate-slices": "Another slice with other pixels lies at the same place.",
+        "wrong-study": "The instance belongs to another study or series than was asked for.",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +120,9 @@ class CTVolume:
     Attributes:
         voxels: int16 array (slices, rows, columns), C-contiguous, Hounsfield units
             after rescale (PS3.3 C.7.6.16.2.9), slices in the direction of
-            `geometry.slice_step`.
+            `geometry.slice_step`, which is the side that the cross product of row and
+            column direction points to. Values beyond int16 are clipped; padding darker
+            than air is PADDING_HU.
         geometry: where it lies.
         acquisition: header values for the gates.
         study_instance_uid, series_instance_uid: where it came from.
@@ -124,8 +150,7 @@ class RejectedInstance:
 
     Attributes:
         sop_instance_uid: empty when it could not be read.
-        code: code in the CodeSystem `refusal-reason` (for example `localizer`,
-            `truncated`, `not-dicom`, `missing-geometry`, `too-large`).
+        code: a key of REJECTIONS.
     """
 
     sop_instance_uid: str
