@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from fhir_ext.dicom.volume import CTVolume
 from fhir_ext.errors import SettingsError
@@ -112,8 +119,9 @@ class Manifest(_Part):
     intended_use: Annotated[str, Field(min_length=1)]
     not_for: Annotated[str, Field(min_length=1)]
     inputs: Inputs
-    gates: tuple[Gate, ...] = ()
+    # Before `gates`, whose validator looks at it.
     outputs: tuple[Output, ...] = Field(min_length=1)
+    gates: tuple[Gate, ...] = ()
     thresholds: Mapping[str, float] = Field(default_factory=dict)
     settings: Mapping[str, SettingValue] = Field(default_factory=dict)
     review: Literal["always", "rule", "never"] = "always"
@@ -127,14 +135,15 @@ class Manifest(_Part):
             raise ValueError("the same name and region appear twice")
         return outputs
 
-    @model_validator(mode="after")
-    def _gates_speak_of_outputs(self) -> Manifest:
-        names = {output.name for output in self.outputs}
-        for gate in self.gates:
+    @field_validator("gates")
+    @classmethod
+    def _speak_of_outputs(cls, gates: tuple[Gate, ...], info: ValidationInfo) -> tuple[Gate, ...]:
+        names = {output.name for output in info.data.get("outputs", ())}
+        for gate in gates if names else ():
             unknown = set(() if gate.applies_to == "all" else gate.applies_to) - names
             if unknown:
                 raise ValueError(f"gate {gate.rule} applies to no output: {', '.join(unknown)}")
-        return self
+        return gates
 
     def identity(self) -> ModelIdentity:
         """The model version, with a hash over everything that changes numbers."""

@@ -39,7 +39,7 @@ class Kernel:
 #: Siemens names: B30f is a smooth body kernel, B70f a sharp lung kernel.
 KERNELS: Mapping[KernelName, Kernel] = {
     "soft": Kernel("B30f", 8.0, sharp=False),
-    "sharp": Kernel("B70f", 60.0, sharp=True),
+    "sharp": Kernel("B70f", 75.0, sharp=True),
 }
 
 

@@ -97,11 +97,15 @@ def muscle(x: Coordinates, y: Coordinates) -> Plane:
 
 
 def mediastinum(x: Coordinates, y: Coordinates, z: float, *, lungs_touch: bool) -> Plane:
-    """The slab between the lungs; with `lungs_touch` it ends behind an anterior junction."""
-    slab = np.abs(x) < np.where(y > 20.0, 34.0, 26.0)
+    """The slab between the lungs.
+
+    With `lungs_touch` it narrows towards the front above the heart and ends in an
+    anterior junction about 12 mm deep, where no tissue parts the lungs.
+    """
+    half = np.where(y > 20.0, 34.0, 26.0)
     if lungs_touch and z > -5.0:
-        slab &= y > -52.0
-    return np.asarray(slab)
+        half = np.minimum(half, np.maximum(0.0, 0.8 * (y + 74.0)))
+    return np.asarray(np.abs(x) < half)
 
 
 def lung(x: Coordinates, y: Coordinates, z: float, *, lungs_touch: bool) -> Plane:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
+from scipy import ndimage
 
-from models.lung_density.operators import Spacing, plane_components
+from models.lung_density.operators import Mask, Spacing
 
 #: Lumen of the trachea in one axial plane, mm2; adults measure about 100 to 500.
 TRACHEA_MM2 = (60.0, 750.0)
@@ -20,6 +20,10 @@ WIDENS_AT_MOST = 3.0
 BRANCH_MM2 = 25.0
 #: A chain of planes shorter than this is no trachea.
 TRACHEA_MM = 40.0
+#: Over this length of the chain no lung may touch it: destroyed lung is as dark, but not alone.
+ALONE_MM = 25.0
+#: A piece stands alone when the air around it, up to the tissue, is at most so much larger.
+ALONE_WITHIN = 2.5
 #: Main bronchi end within so much below the carina (left: about 50 mm along an oblique course).
 BELOW_CARINA_MM = 45.0
 #: The trachea lies within so much of the middle of the body.
@@ -35,29 +39,49 @@ class Airways:
         midline: x index (fractional) of the middle of the trachea.
     """
 
-    lumen: torch.Tensor
+    lumen: Mask
     midline: float
 
 
-@dataclass(slots=True)
-class _Planes:
-    """Air of every axial plane, labelled, with what is known of each piece."""
+class _Plane:
+    """The pieces of dark air of one axial plane."""
 
-    labels: npt.NDArray[np.int32]
-    mm2: npt.NDArray[np.float64]
+    __slots__ = ("alone", "boxes", "labels", "mm2", "seen")
+
+    def __init__(self, dark: Mask, air: Mask, pixel_mm2: float) -> None:
+        labels, count = ndimage.label(dark)
+        self.labels: npt.NDArray[np.int32] = labels
+        self.mm2 = np.bincount(labels.ravel(), minlength=count + 1) * pixel_mm2
+        around, _ = ndimage.label(air)
+        around_mm2 = np.bincount(around.ravel()) * pixel_mm2
+        # Every piece lies within one piece of air, so any of its pixels tells which.
+        within = np.zeros(count + 1, dtype=np.intp)
+        within[labels[dark]] = around[dark]
+        self.alone = around_mm2[within] <= ALONE_WITHIN * self.mm2
+        self.mm2[0] = 0.0
+        self.boxes: list[tuple[slice, slice]] = ndimage.find_objects(labels)
+        self.seen: set[int] = set()
+
+    def box(self, piece: int) -> tuple[slice, slice]:
+        return self.boxes[piece - 1]
+
+    def mask(self, piece: int) -> Mask:
+        """The piece inside its box."""
+        return np.asarray(self.labels[self.box(piece)] == piece)
 
 
 def find_airways(
-    hu: torch.Tensor, inner: torch.Tensor, spacing_mm: Spacing, lumen_hu: int
+    hu: npt.NDArray[np.int16], inner: Mask, spacing_mm: Spacing, lumen_hu: int
 ) -> Airways | None:
     """Follow the trachea from the head to the main bronchi.
 
     A plane's pieces of air below `lumen_hu` are linked by overlap with the plane above.
-    The longest chain that starts as a round piece near the middle is the trachea; a
-    piece that widens too fast ends its branch, and so does the depth below the carina.
+    The longest chain that starts as a round piece near the middle, walled off from the
+    lungs, is the trachea; a piece that widens too fast ends its branch, and so does the
+    depth below the carina.
 
     Args:
-        hu: int16 (feet to head, front to back, right to left).
+        hu: int16 (feet to head, front to back, right to left), cut to the body.
         inner: bool, air inside the body.
         spacing_mm: block size.
         lumen_hu: block mean below which a block may be airway lumen.
@@ -65,73 +89,65 @@ def find_airways(
     Returns:
         None when no trachea is found.
     """
-    labels, count = plane_components((hu < lumen_hu) & inner)
-    plane_mm2 = spacing_mm[1] * spacing_mm[2]
-    counts = np.bincount(labels.ravel(), minlength=count + 1).astype(np.float64)
-    planes = _Planes(labels, counts * plane_mm2)
-    planes.mm2[0] = 0.0
-    best: list[npt.NDArray[np.bool_]] = []
-    best_top = 0
-    seen = np.zeros(count + 1, dtype=np.bool_)
-    for top in range(labels.shape[0] - 1, -1, -1):
-        for piece in _round_pieces(planes, top, spacing_mm, seen):
-            chain = _follow(planes, top, piece, spacing_mm, seen)
-            if len(chain) > len(best):
-                best, best_top = chain, top
+    pixel_mm2 = spacing_mm[1] * spacing_mm[2]
+    # From the head down, so that index i + 1 lies below index i.
+    planes = [
+        _Plane((plane < lumen_hu) & air, air, pixel_mm2)
+        for plane, air in zip(hu[::-1], inner[::-1], strict=True)
+    ]
+    best: list[list[int]] = []
+    first = 0
+    for top, plane in enumerate(planes):
+        for piece in _round_pieces(plane, spacing_mm):
+            chain = _follow(planes, top, piece, spacing_mm[0])
+            alone = sum(planes[top + i].alone[pieces].all() for i, pieces in enumerate(chain))
+            if len(chain) > len(best) and alone * spacing_mm[0] >= ALONE_MM:
+                best, first = chain, top
     if len(best) * spacing_mm[0] < TRACHEA_MM:
         return None
-    lumen = np.zeros(labels.shape, dtype=np.bool_)
-    for down, plane in enumerate(best):
-        lumen[best_top - down] = plane
-    upper = np.nonzero(best[0])[1]
-    return Airways(torch.from_numpy(lumen), float(upper.mean()))
+    lumen = np.zeros(hu.shape, dtype=np.bool_)
+    for down, pieces in enumerate(best):
+        lumen[-1 - first - down] = np.isin(planes[first + down].labels, pieces)
+    columns = planes[first].box(best[0][0])[1]
+    return Airways(lumen, (columns.start + columns.stop - 1) / 2)
 
 
-def _round_pieces(
-    planes: _Planes, k: int, spacing_mm: Spacing, seen: npt.NDArray[np.bool_]
-) -> list[int]:
-    """Pieces of plane `k` that look like a cut trachea and belong to no chain yet."""
-    plane = planes.labels[k]
+def _round_pieces(plane: _Plane, spacing_mm: Spacing) -> list[int]:
+    """Pieces that look like a cut trachea and belong to no chain yet."""
     found = []
-    for piece in np.unique(plane):
-        if seen[piece] or not TRACHEA_MM2[0] <= planes.mm2[piece] <= TRACHEA_MM2[1]:
-            continue
-        rows, columns = np.nonzero(plane == piece)
-        height = (np.ptp(rows) + 1) * spacing_mm[1]
-        width = (np.ptp(columns) + 1) * spacing_mm[2]
-        fills = planes.mm2[piece] / (height * width)
-        off = abs(columns.mean() - (plane.shape[1] - 1) / 2) * spacing_mm[2]
-        if max(height, width) <= 2.5 * min(height, width) and fills > 0.5 and off < OFF_MIDLINE_MM:
-            found.append(int(piece))
+    middle = plane.labels.shape[1] / 2
+    low, high = TRACHEA_MM2
+    for piece in np.flatnonzero((plane.mm2 >= low) & (plane.mm2 <= high)).tolist():
+        rows, columns = plane.box(piece)
+        height = (rows.stop - rows.start) * spacing_mm[1]
+        width = (columns.stop - columns.start) * spacing_mm[2]
+        fills = plane.mm2[piece] / (height * width)
+        off = abs((columns.start + columns.stop) / 2 - middle) * spacing_mm[2]
+        compact = max(height, width) <= 2.5 * min(height, width) and fills > 0.5
+        central = off < OFF_MIDLINE_MM
+        if compact and central and plane.alone[piece] and piece not in plane.seen:
+            found.append(piece)
     return found
 
 
-def _follow(
-    planes: _Planes, top: int, piece: int, spacing_mm: Spacing, seen: npt.NDArray[np.bool_]
-) -> list[npt.NDArray[np.bool_]]:
-    """Masks of the airway's planes from `top` downwards, starting with one piece."""
-    branches = [piece]
-    chain = [planes.labels[top] == piece]
-    seen[piece] = True
-    since_carina: int | None = None
-    for k in range(top - 1, -1, -1):
-        if since_carina is not None and since_carina * spacing_mm[0] >= BELOW_CARINA_MM:
+def _follow(planes: list[_Plane], top: int, piece: int, plane_mm: float) -> list[list[int]]:
+    """The airway's pieces in every plane from `top` downwards, starting with one piece."""
+    chain = [[piece]]
+    planes[top].seen.add(piece)
+    below_carina = 0
+    for above, plane in zip(planes[top:], planes[top + 1 :], strict=False):
+        pieces = sorted({found for branch in chain[-1] for found in _below(above, branch, plane)})
+        if below_carina or len(pieces) > 1:
+            below_carina += 1
+        if not pieces or below_carina * plane_mm > BELOW_CARINA_MM:
             break
-        below: list[int] = []
-        for branch in branches:
-            mask = planes.labels[k + 1] == branch
-            limit = min(WIDEST_MM2, max(WIDENS_AT_MOST * planes.mm2[branch], TRACHEA_MM2[0]))
-            for label in np.unique(planes.labels[k][mask]):
-                fits = BRANCH_MM2 <= planes.mm2[label] <= limit
-                if label and fits and label not in below:
-                    below.append(int(label))
-        if not below:
-            break
-        if since_carina is not None:
-            since_carina += 1
-        elif len(below) > 1:
-            since_carina = 0
-        branches = below
-        seen[below] = True
-        chain.append(np.isin(planes.labels[k], below))
+        plane.seen.update(pieces)
+        chain.append(pieces)
     return chain
+
+
+def _below(above: _Plane, branch: int, plane: _Plane) -> list[int]:
+    """Pieces of `plane` under one branch that are no leak into the lung."""
+    limit = min(WIDEST_MM2, max(WIDENS_AT_MOST * above.mm2[branch], TRACHEA_MM2[0]))
+    under = plane.labels[above.box(branch)][above.mask(branch)]
+    return [p for p in np.unique(under).tolist() if p and BRANCH_MM2 <= plane.mm2[p] <= limit]

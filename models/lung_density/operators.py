@@ -1,4 +1,4 @@
-"""Image operators on torch tensors: morphology, connected components, histograms.
+"""Image operators: morphology and histograms on torch tensors, components by cc3d and scipy.
 
 All are deterministic: they move booleans and count integers.
 """
@@ -14,6 +14,8 @@ from scipy import ndimage
 #: HU range of the histograms; voxels outside fall into the first or last bin.
 HISTOGRAM_LOW, HISTOGRAM_HIGH = -1200, 1023
 
+Mask = npt.NDArray[np.bool_]
+Labels = npt.NDArray[np.unsignedinteger]
 Spacing = tuple[float, float, float]
 
 
@@ -65,47 +67,42 @@ def _step(mask: torch.Tensor, axes: list[int], *, box: bool) -> torch.Tensor:
     return out
 
 
-def components(mask: torch.Tensor) -> tuple[npt.NDArray[np.unsignedinteger], npt.NDArray[np.int64]]:
-    """6-connected components of a bool mask (z, y, x).
+def components(mask: Mask) -> tuple[Labels, npt.NDArray[np.int64]]:
+    """6-connected components of a mask (z, y, x).
 
     Returns:
         Labels (0 is background), and voxel counts by label with the background's set to 0.
     """
-    labels = cc3d.connected_components(mask.cpu().numpy(), connectivity=6)
-    counts = np.bincount(labels.ravel()).astype(np.int64)
+    labels: Labels
+    labels, count = cc3d.connected_components(mask, connectivity=6, return_N=True)
+    counts = np.zeros(count + 1, dtype=np.int64)
+    # Plane by plane: bincount makes an int64 copy of what it counts.
+    for plane in labels:
+        counts += np.bincount(plane.ravel(), minlength=count + 1)
     counts[0] = 0
     return labels, counts
 
 
-def plane_components(mask: torch.Tensor) -> tuple[npt.NDArray[np.int32], int]:
-    """4-connected components within each axial plane of a bool mask (z, y, x).
-
-    Returns:
-        Labels, unique over the whole array (0 is background), and how many.
-    """
-    in_plane = np.zeros((3, 3, 3), dtype=np.bool_)
-    in_plane[1] = ndimage.generate_binary_structure(2, 1)
-    labels, count = ndimage.label(mask.cpu().numpy(), structure=in_plane, output=np.int32)
-    return labels, int(count)
-
-
-def open_to_border(mask: torch.Tensor) -> torch.Tensor:
-    """The part of a bool mask (z, y, x) that reaches the border of its axial plane.
+def enclosed_air(hu: npt.NDArray[np.int16], air_hu: int) -> Mask:
+    """Air below `air_hu` (z, y, x) that does not reach the border of its axial plane.
 
     Decided plane by plane, so that the airway of a scan that reaches the mouth does not
     make the lungs part of the outside.
     """
-    labels, count = plane_components(mask)
-    reaches = np.zeros(count + 1, dtype=np.bool_)
-    for edge in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
-        reaches[np.unique(edge)] = True
-    reaches[0] = False
-    return torch.from_numpy(reaches[labels])
+    enclosed = np.empty(hu.shape, dtype=np.bool_)
+    for plane, out in zip(hu, enclosed, strict=True):
+        labels, count = ndimage.label(plane < air_hu)
+        keep = np.ones(count + 1, dtype=np.bool_)
+        for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+            keep[edge] = False
+        keep[0] = False
+        out[...] = keep[labels]
+    return enclosed
 
 
 def region_histograms(
     voxels: npt.NDArray[np.int16],
-    regions: torch.Tensor,
+    regions: npt.NDArray[np.uint8],
     factors: tuple[int, int, int],
     boundary_hu: int,
     device: torch.device,
@@ -114,9 +111,9 @@ def region_histograms(
 
     Args:
         voxels: int16 (slices, rows, columns), HU.
-        regions: uint8, one value per block of `factors` voxels: 0 nothing; 2r + 1 the
-            fringe and 2r + 2 the core of region r (0, 1). Core voxels all count; fringe
-            voxels count below `boundary_hu`.
+        regions: one value per block of `factors` voxels: 0 nothing; 2r + 1 the fringe and
+            2r + 2 the core of region r (0, 1). Core voxels all count; fringe voxels count
+            below `boundary_hu`.
         factors: voxels per block (slices, rows, columns).
         boundary_hu: HU that separates lung from soft tissue.
         device: where the counting runs.
@@ -128,13 +125,14 @@ def region_histograms(
     total = torch.zeros(2 * bins, dtype=torch.int64, device=device)
     fz, fy, fx = factors
     for block, plane in enumerate(regions):
-        touched = plane.nonzero()
-        if touched.numel() == 0:
+        rows, columns = np.flatnonzero(plane.any(1)), np.flatnonzero(plane.any(0))
+        if rows.size == 0:
             continue
-        (y0, x0), (y1, x1) = touched.amin(0).tolist(), (touched.amax(0) + 1).tolist()
+        y0, y1 = int(rows[0]), int(rows[-1]) + 1
+        x0, x1 = int(columns[0]), int(columns[-1]) + 1
         part = voxels[block * fz : (block + 1) * fz, y0 * fy : y1 * fy, x0 * fx : x1 * fx]
         slab = torch.from_numpy(part.copy()).to(device)
-        full = plane[y0:y1, x0:x1].to(device)
+        full = torch.from_numpy(plane[y0:y1, x0:x1].copy()).to(device)
         full = full.repeat_interleave(fy, 0).repeat_interleave(fx, 1)
         full = full[: slab.shape[1], : slab.shape[2]].expand(slab.shape)
         core = (full & 1) == 0
