@@ -1,0 +1,101 @@
+"""The only home of ids: everything that is written has an id that follows from what it says.
+
+    imaging_study_id   Study Instance UID
+    inference_key      what was looked at and by which model version
+      result_id        inference key, kind and part: the same work gives the same resources
+      dicom_uid        inference key and kind: the same work gives the same DICOM objects
+    device_id          model version
+    parked_task_id     ImagingStudy
+
+Resource ids are version 5 UUIDs under `NAMESPACE`; UIDs are UUIDs under 2.25 (PS3.5 B.2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Final
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from fhir_ext.resources.codes import CANONICAL
+from fhir_ext.results import ModelIdentity
+
+#: Never changed: every id that was ever written hangs on it.
+NAMESPACE: Final = uuid5(NAMESPACE_URL, CANONICAL)
+
+
+def _uuid(kind: str, *parts: str) -> UUID:
+    # JSON keeps ("a/b", "c") and ("a", "b/c") apart.
+    return uuid5(NAMESPACE, json.dumps([kind, *parts]))
+
+
+def imaging_study_id(study_instance_uid: str) -> str:
+    """Id of the ImagingStudy of a DICOM study."""
+    return str(_uuid("ImagingStudy", study_instance_uid))
+
+
+def inference_key(
+    study_instance_uid: str,
+    series_instance_uid: str,
+    sop_instance_uids: Iterable[str],
+    model: ModelIdentity,
+    priors: Iterable[str] = (),
+) -> str:
+    """What identifies one piece of work: its input and the model version, nothing else.
+
+    Args:
+        sop_instance_uids: every instance of the series that was there, in any order.
+        priors: Study Instance UIDs of earlier studies that were used, in any order.
+
+    Returns:
+        sha256 in hexadecimal.
+    """
+    work = {
+        "study": study_instance_uid,
+        "series": series_instance_uid,
+        "instances": sorted(set(sop_instance_uids)),
+        "model": [model.id, model.version, model.settings_hash],
+        "priors": sorted(set(priors)),
+    }
+    text = json.dumps(work, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def result_id(inference_key: str, kind: str, *parts: str) -> str:
+    """Id of a resource that a piece of work writes.
+
+    Args:
+        kind: `panel`, `measurement`, `risk`, `issue`, `task`, `provenance` or `audit`.
+        parts: what tells several resources of a kind apart.
+    """
+    return str(_uuid("result", inference_key, kind, *parts))
+
+
+def task_id(inference_key: str) -> str:
+    """Id of the Task that asks for a review of a piece of work."""
+    return result_id(inference_key, "task")
+
+
+def device_id(model: ModelIdentity) -> str:
+    """Id of the Device of one exact model version."""
+    return str(_uuid("Device", model.id, model.version, model.settings_hash))
+
+
+def software_device_id(version: str) -> str:
+    """Id of the Device of this software."""
+    return str(_uuid("Device", "fhir-ext", version))
+
+
+def parked_task_id(imaging_study_id: str) -> str:
+    """Id of the Task of a study that cannot go on; there is one, whatever the reason."""
+    return str(_uuid("Task", "parked", imaging_study_id))
+
+
+def dicom_uid(inference_key: str, kind: str) -> str:
+    """UID of a DICOM object or item that a piece of work writes: 2.25 and a UUID (PS3.5 B.2).
+
+    Args:
+        kind: `sr`, `sr-series`, `observer` or `tracking/<region>`.
+    """
+    return f"2.25.{_uuid('dicom', inference_key, kind).int}"

@@ -1,0 +1,120 @@
+"""Results read back from the FHIR server, in the words of `fhir_ext.results`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from fhir_ext.resources.codes import (
+    LATERALITY,
+    MEASUREMENT,
+    REFUSAL_REASON,
+    REGION_LATERALITY,
+    SERIES_INSTANCE_UID,
+)
+from fhir_ext.results import Region
+
+Json = dict[str, Any]
+
+_REGION: Final = {side.code: region for region, side in REGION_LATERALITY.items()}
+
+
+class Reader(Protocol):
+    """The part of the FHIR client that is needed."""
+
+    def find(self, resource_type: str, resource_id: str) -> Json | None: ...
+
+    def search(self, resource_type: str, params: Mapping[str, Any], limit: int = ...) -> list[Json]:
+        """All matches."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberReading:
+    """One measurement as it stands in the server.
+
+    Attributes:
+        name: code in the CodeSystem `measurement`.
+        value, unit: number and UCUM unit; None and empty when withheld.
+        reason: code in the CodeSystem `refusal-reason`; empty when there is a number.
+        status: FHIR R4 Observation.status.
+    """
+
+    observation_id: str
+    name: str
+    region: Region
+    status: str
+    value: float | None = None
+    unit: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PanelReading:
+    """A panel with its members, in the order in which they were written.
+
+    Attributes:
+        code: code of the panel in the CodeSystem `measurement`.
+        series_instance_uid: the series that was measured; empty when not stated.
+    """
+
+    observation_id: str
+    code: str
+    status: str
+    series_instance_uid: str
+    members: tuple[MemberReading, ...]
+
+
+def read_panel(fhir: Reader, panel_id: str) -> PanelReading | None:
+    """A panel and its members in two requests; None when the panel does not exist.
+
+    Members that do not exist any more, or say nothing in our codes, are left out.
+    """
+    panel = fhir.find("Observation", panel_id)
+    if panel is None:
+        return None
+    ids = [
+        item["reference"].removeprefix("Observation/").partition("/")[0]
+        for item in panel.get("hasMember", [])
+    ]
+    found = fhir.search("Observation", {"_id": ",".join(ids)}) if ids else []
+    by_id = {item["id"]: item for item in found}
+    members = (read_member(by_id[member]) for member in ids if member in by_id)
+    return PanelReading(
+        observation_id=panel["id"],
+        code=_code(panel["code"], MEASUREMENT.url),
+        status=panel["status"],
+        series_instance_uid=_component(panel, SERIES_INSTANCE_UID.code).get("valueString", ""),
+        members=tuple(member for member in members if member is not None),
+    )
+
+
+def read_member(observation: Json) -> MemberReading | None:
+    """One member Observation; None when it is not one of ours."""
+    name = _code(observation["code"], MEASUREMENT.url)
+    side = _component(observation, LATERALITY.code).get("valueCodeableConcept", {})
+    region = _REGION.get(next((c.get("code") for c in side.get("coding", [])), ""))
+    if not name or region is None:
+        return None
+    quantity = observation.get("valueQuantity", {})
+    return MemberReading(
+        observation_id=observation["id"],
+        name=name,
+        region=region,
+        status=observation["status"],
+        value=quantity.get("value"),
+        unit=quantity.get("code", ""),
+        reason=_code(observation.get("dataAbsentReason", {}), REFUSAL_REASON.url),
+    )
+
+
+def _code(concept: Json, system: str) -> str:
+    codings = concept.get("coding", [])
+    return next((c["code"] for c in codings if c.get("system") == system), "")
+
+
+def _component(observation: Json, code: str) -> Json:
+    for component in observation.get("component", []):
+        if any(c.get("code") == code for c in component["code"].get("coding", [])):
+            return dict(component)
+    return {}
