@@ -375,11 +375,13 @@ def memory(key):
     return int(re.search(key + r":\\s+(\\d+)", status).group(1)) / 1024
 
 service = Registry(device="cpu").load("lung-density")
-spec = PhantomSpec(shape=(300, 512, 512), spacing_mm=(1.0, 0.7, 0.7))
+spec = PhantomSpec(shape=(300, 256, 256), spacing_mm=(1.0, 1.4, 1.4))
 drawn = build(spec)
 truth = drawn.truth.lungs.volume_ml
-voxels, geometry = orient(drawn.render("soft"), spec.spacing_mm, "HFS")
-del drawn
+fine = drawn.render("soft").repeat(2, 1).repeat(2, 2)
+voxels, geometry = orient(fine, (1.0, 0.7, 0.7), "HFS")
+del drawn, fine
+assert voxels.shape == (300, 512, 512)
 acquisition = Acquisition("CT", "SIEMENS", "B30f", 1.0, 120.0)
 volume = CTVolume(voxels, geometry, acquisition, "1.2", "1.3", ("1.4",) * 300)
 open("/proc/self/clear_refs", "w").write("5")
