@@ -116,7 +116,7 @@ class ArchiveBridge:
             bridged_at=now(),
         )
         if settled and (state != study.state or reason != study.reason):
-            event(log, "study-announced", state=state, reason=reason or "")
+            event(log, "study-announced", state=state, reason=reason or "none")
 
     def _bridge(self, study: ArchiveStudy) -> tuple[str, str | None, int]:
         """(state, reason, instances) after trying to write the ImagingStudy."""
