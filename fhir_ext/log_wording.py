@@ -12,7 +12,7 @@ import logging
 import re
 import sys
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -37,14 +37,14 @@ _LOGGER_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,40}(?:\.[A-Za-z_][A-Za-z0-9_
 #: Path segments that are names of ours or of FHIR; every other one may be an id.
 _PATH_WORDS = frozenset(
     {
+        "assets",
         "hooks",
         "fhir",
         "health",
         "live",
         "metrics",
         "ready",
-        "static",
-        "status",
+        "status.json",
         "studies",
         "ImagingStudy",
         "Observation",
@@ -98,8 +98,9 @@ def _calls(filename: str) -> dict[int, str]:
     except (OSError, SyntaxError, ValueError):
         return {}
     found: dict[int, str] = {}
+    assigned = dict(_assigned(tree))
     for call in _log_calls(tree):
-        text = _wording_of(call)
+        text = _wording_of(call, assigned)
         found.update(dict.fromkeys(range(call.lineno, (call.end_lineno or call.lineno) + 1), text))
     return found
 
@@ -111,12 +112,27 @@ def _log_calls(tree: ast.AST) -> Iterator[ast.Call]:
                 yield node
 
 
-def _wording_of(call: ast.Call) -> str:
+def _assigned(tree: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """A variable that is a call's first argument, and what its block assigned to it before."""
+    for node in ast.walk(tree):
+        values: dict[str, ast.expr] = {}
+        # Of a lambda and of a conditional expression the body is an expression.
+        block = getattr(node, "body", None)
+        for statement in block if isinstance(block, list) else ():
+            match statement:
+                case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                    values[name] = value
+                case ast.Expr(value=ast.Call(args=[ast.Name(id=name) as used, *_])):
+                    if name in values:
+                        yield used, values[name]
+
+
+def _wording_of(call: ast.Call, assigned: Mapping[ast.expr, ast.expr]) -> str:
     assert isinstance(call.func, ast.Attribute)
     arguments = call.args[1:] if call.func.attr == "log" else call.args
     if not arguments:
         return WITHHELD
-    text = _constant_part(arguments[0])
+    text = _constant_part(assigned.get(arguments[0], arguments[0]))
     if text is None:
         return WITHHELD
     return " ".join(_CONVERSION.sub(_HOLE, text).split())[:_MAX_WORDING] or WITHHELD

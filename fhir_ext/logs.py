@@ -54,7 +54,7 @@ _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _TYPE = re.compile(r"[A-Za-z_]\w{0,60}(?:\.(?:<locals>|[A-Za-z_]\w{0,60})){0,10}", re.ASCII)
 _VERSION = re.compile(r"\d{1,4}(?:\.\d{1,4}){1,2}(?:[-+.][a-z]{1,8}\d{0,3})?")
 _HEX = re.compile(r"[0-9a-f]{8,12}")
-_ROUTE = re.compile(r"/|(?:/(?:[A-Za-z][a-zA-Z-]{0,40}|\{[a-z_]{1,40}\}|\$[a-z-]{1,40})){1,12}/?")
+_ROUTE = re.compile(r"/|(?:/(?:[A-Za-z][a-zA-Z.-]{0,40}|\{[a-z_]{1,40}\}|\$[a-z-]{1,40})){1,12}/?")
 _METHOD = re.compile(r"[A-Z]{3,7}")
 #: Longer numbers could be record numbers.
 _LARGEST_INTEGER = 10**12

@@ -133,6 +133,8 @@ def _foreign_f_strings() -> None:
     foreign.error("workflow %s" % FHIR_ID)  # noqa: UP031
     message = f"study {UID}"
     foreign.error(message)
+    for text in (message, NAME):
+        foreign.error(text)
 
 
 def _foreign_exceptions() -> None:
@@ -302,6 +304,8 @@ def test_foreign_lines_keep_their_wording(written_json: io.StringIO) -> None:
         "workflow … of … failed",
         "workflow … of …",
         "workflow …",
+        "study …",
+        "[withheld]",
         "[withheld]",
     ]
 
