@@ -13,6 +13,7 @@ import fcntl
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,6 +72,19 @@ class Installation:
                 f"{Path(pattern).name} is not installed; {_WHAT_TO_DO}", code="program-missing"
             )
         return path
+
+    def launcher(self, pattern: str) -> Path:
+        """The file, startable by its path alone: a script that sets `environment` if needed."""
+        program = self.file(pattern)
+        if not self.environment:
+            return program
+        script = self.root / f"start-{program.name}"
+        settings = " ".join(f"{name}={shlex.quote(v)}" for name, v in self.environment.items())
+        fresh = script.with_name(f"{script.name}.{os.getpid()}")
+        fresh.write_text(f'#!/bin/sh\n{settings} exec {shlex.quote(str(program))} "$@"\n')
+        fresh.chmod(0o755)
+        # At once, since another process may be starting it.
+        return fresh.replace(script)
 
     def has(self, patterns: Sequence[str]) -> bool:
         return all(self.find(pattern) for pattern in patterns)
