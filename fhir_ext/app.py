@@ -12,7 +12,8 @@ from fhir_ext import __version__
 from fhir_ext.clients.fhir import FhirClient
 from fhir_ext.outcome import BodyLimit, SecurityHeaders, install_error_handlers
 from fhir_ext.settings import Settings
-from fhir_ext.status.routes import StatusDeps, status_router
+from fhir_ext.status.routes import status_router
+from fhir_ext.status.service import StatusDeps
 from fhir_ext.store.engine import create_store_engine
 from fhir_ext.store.repository import Repository
 from fhir_ext.telemetry import Metrics
@@ -51,6 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
         queue_waiting=lambda: queue_state(queue),
         checks=health_checks(settings, repository, fhir),
         links={"FHIR server": settings.fhir.base_url, "DICOMweb": settings.archive.qido_url},
+        fhir_url=settings.fhir.base_url,
     )
     app.include_router(status_router(deps))
 
