@@ -13,6 +13,7 @@ from fhir_ext.errors import ForbiddenError, UpstreamError, UpstreamTimeout, Upst
 from fhir_ext.settings import ArchiveSettings
 
 Json = dict[str, Any]
+Ids = AbstractSet[str]
 Level = Literal["Patient", "Study", "Series", "Instance"]
 
 #: Entries of one page of changes; Orthanc's own default is 100.
@@ -205,9 +206,7 @@ class OrthancChanges:
         study_uid = self._studies.get(study) if study else None
         return Change(int(row["Seq"]), row["ChangeType"], level, orthanc_id, study_uid, series_uid)
 
-    def _learn_series(
-        self, series: AbstractSet[str], instances: AbstractSet[str]
-    ) -> dict[str, str]:
+    def _learn_series(self, series: Ids, instances: Ids) -> dict[str, str]:
         """Remember where series belong; returns instance to series, by Orthanc's ids."""
         series_of: dict[str, str] = {}
         for row in self._bulk(instances | (series - self._series.keys()), "Series"):
@@ -216,7 +215,7 @@ class OrthancChanges:
             series_of |= {item: str(row["ID"]) for item in row["Instances"] if item in instances}
         return series_of
 
-    def _learn_studies(self, studies: AbstractSet[str]) -> None:
+    def _learn_studies(self, studies: Ids) -> None:
         for row in self._bulk(studies - self._studies.keys(), "Study"):
             self._studies[row["ID"]] = str(row["MainDicomTags"]["StudyInstanceUID"])
 

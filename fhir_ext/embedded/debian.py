@@ -29,6 +29,9 @@ _PLANNED = re.compile(r"^Inst (?P<name>\S+) (?:\[\S+\] )?\((?P<version>\S+) ", r
 #: The C library belongs to the system's dynamic linker; another one beside it crashes.
 _NEVER_UNPACKED = frozenset({"libc6", "libc-bin", "libc-l10n", "locales"})
 
+#: Root of the system whose packages apt manages.
+SYSTEM = Path("/")
+
 #: Asked by Debian's maintainer scripts before they start a service; 101 forbids it.
 POLICY = Path("/usr/sbin/policy-rc.d")
 _POLICY_MARK = "# written by fhir-ext"
@@ -53,7 +56,7 @@ class Installation:
 
     @property
     def on_system(self) -> bool:
-        return self.root == Path("/")
+        return self.root == SYSTEM
 
     def find(self, pattern: str) -> Path | None:
         """The file that matches a glob relative to `root`; the highest version of several."""
@@ -74,14 +77,18 @@ class Installation:
         return path
 
     def launcher(self, pattern: str) -> Path:
-        """The file, startable by its path alone: a script that sets `environment` if needed."""
+        """The file, startable by its path alone: a script that finds its libraries if needed."""
         program = self.file(pattern)
-        if not self.environment:
+        if self.on_system:
             return program
+        folders = shlex.quote(_joined(_library_folders(self.root)))
         script = self.root / f"start-{program.name}"
-        settings = " ".join(f"{name}={shlex.quote(v)}" for name, v in self.environment.items())
         fresh = script.with_name(f"{script.name}.{os.getpid()}")
-        fresh.write_text(f'#!/bin/sh\n{settings} exec {shlex.quote(str(program))} "$@"\n')
+        fresh.write_text(
+            "#!/bin/sh\n"
+            f"export LD_LIBRARY_PATH={folders}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}\n"
+            f'exec {shlex.quote(str(program))} "$@"\n'
+        )
         fresh.chmod(0o755)
         # At once, since another process may be starting it.
         return fresh.replace(script)
@@ -104,7 +111,7 @@ def ensure_programs(
     Raises:
         SettingsError: there is no apt, or it could not deliver; says what to do.
     """
-    system = Installation(Path("/"))
+    system = Installation(SYSTEM)
     if system.has(wanted_files):
         return system
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
@@ -156,7 +163,7 @@ def install_on_system(packages: Sequence[str], progress: Progress) -> None:
         SettingsError: apt could not do it; the message quotes the end of its output.
     """
     apt = _Apt()
-    with services_stay_down():
+    with services_stay_down(POLICY):
         try:
             planned = _install(apt, packages, progress)
         except SettingsError:
@@ -175,7 +182,7 @@ def _install(apt: _Apt, packages: Sequence[str], progress: Progress) -> Sequence
 
 
 @contextlib.contextmanager
-def services_stay_down(policy: Path = POLICY) -> Iterator[None]:
+def services_stay_down(policy: Path) -> Iterator[None]:
     """While the block runs, package scripts start no service; then all is as it was.
 
     The temporary policy forbids only as long as this process lives, so that a kill in
@@ -286,23 +293,28 @@ def _key(packages: Sequence[str]) -> str:
 
 
 def _unpacked(tree: Path) -> Installation:
-    libraries = [
+    programs = [tree / name for name in ("usr/sbin", "usr/bin", "sbin", "bin")]
+    present = [path for path in programs if path.is_dir()]
+    return Installation(
+        tree,
+        {
+            "LD_LIBRARY_PATH": _joined(_library_folders(tree), os.environ.get("LD_LIBRARY_PATH")),
+            "PATH": _joined(present, os.environ.get("PATH")),
+        },
+    )
+
+
+def _library_folders(tree: Path) -> list[Path]:
+    """Where the libraries of an unpacked tree are; those of the system are found without."""
+    return [
         folder
         for base in (tree / "lib", tree / "usr/lib")
         for folder in (base, *sorted(base.glob("*-linux-gnu*")), *sorted(base.glob("*-linux-*/*")))
         if any(folder.glob("lib*.so*"))
     ]
-    programs = [tree / name for name in ("usr/sbin", "usr/bin", "sbin", "bin")]
-    return Installation(
-        tree,
-        {
-            "LD_LIBRARY_PATH": _joined(libraries, os.environ.get("LD_LIBRARY_PATH")),
-            "PATH": _joined([path for path in programs if path.is_dir()], os.environ.get("PATH")),
-        },
-    )
 
 
-def _joined(folders: Sequence[Path], inherited: str | None) -> str:
+def _joined(folders: Sequence[Path], inherited: str | None = None) -> str:
     return ":".join([*map(str, folders), *([inherited] if inherited else [])])
 
 
