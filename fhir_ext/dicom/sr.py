@@ -221,7 +221,7 @@ def _concept(coding: Coding) -> CodedConcept:
 
 def _usable(source: Dataset) -> Dataset:
     """A copy that highdicom accepts: type 2 attributes present, and valid where it checks."""
-    found = copy.copy(source)
+    found = copy.deepcopy(source)
     for keyword in _TYPE_2:
         if keyword not in found:
             setattr(found, keyword, "")

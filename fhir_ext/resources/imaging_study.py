@@ -208,9 +208,9 @@ def _set(resource: Json, name: str, value: Any) -> None:
 
 
 def _text(header: Dataset, keyword: str) -> str | None:
-    """A header text as FHIR `string`: no control characters, no blank ends."""
+    """A header text as FHIR `string`: control characters become blanks, no blank ends."""
     raw = str(header.get(keyword, "") or "")
-    return "".join(char for char in raw if char.isprintable()).strip() or None
+    return "".join(char if char.isprintable() else " " for char in raw).strip() or None
 
 
 def _started(header: Dataset) -> str | None:

@@ -51,6 +51,39 @@ def _bound(system: LocalSystem) -> Json:
     return {"strength": "required", "valueSet": f"{CANONICAL}/ValueSet/{system.id}"}
 
 
+def _local_coding(path: str, system: LocalSystem) -> tuple[Json, ...]:
+    """One coding must be ours; others may say the same in other words.
+
+    The binding sits on the coding: bound as a whole, a concept with a further coding in a
+    system that the validator does not know is refused.
+    """
+    return (
+        {
+            "id": f"{path}.coding",
+            "path": f"{path}.coding",
+            "slicing": {
+                "discriminator": [{"type": "value", "path": "system"}],
+                "rules": "open",
+            },
+            "min": 1,
+        },
+        {
+            "id": f"{path}.coding:local",
+            "path": f"{path}.coding",
+            "sliceName": "local",
+            "min": 1,
+            "max": "1",
+            "binding": _bound(system),
+        },
+        {
+            "id": f"{path}.coding:local.system",
+            "path": f"{path}.coding.system",
+            "min": 1,
+            "fixedUri": system.url,
+        },
+    )
+
+
 def _observation(*elements: Json) -> tuple[Json, ...]:
     """What panel and members have in common, around what is their own, in R4's order."""
     return (
@@ -112,7 +145,7 @@ MEASUREMENT: Final = _profile(
     "Measurement on images",
     "One number of a model in one region, or the coded reason why it is withheld.",
     *_observation(
-        _element("Observation.code", binding=_bound(codes.MEASUREMENT)),
+        *_local_coding("Observation.code", codes.MEASUREMENT),
         _required("Observation.subject", "Patient"),
         _element("Observation.value[x]", type=[{"code": "Quantity"}]),
         _required("Observation.bodySite"),
