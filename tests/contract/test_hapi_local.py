@@ -14,6 +14,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,6 +28,9 @@ from fhir_ext.embedded.process import free_port, wait_until
 
 DCM = "http://dicom.nema.org/resources/ontology/DCM"
 CANONICAL = "https://w3id.org/fhir-ext/test"
+
+# The first run on a machine builds HAPI, which is mostly downloads.
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="module")
@@ -123,9 +127,9 @@ def total(http: requests.Session, url: str) -> int:
     return int(http.get(url + "&_summary=count").json()["total"])
 
 
-@pytest.fixture
-def subscription(base: str, http: requests.Session, listener: Listener) -> Iterator[dict[str, Any]]:
-    """An active Subscription on CT studies that sends the resource to `listener`."""
+@contextmanager
+def active_subscription(http: requests.Session, base: str, endpoint: str) -> Iterator[None]:
+    """A Subscription on CT studies that sends the resource to `endpoint`, while it lasts."""
     resource = {
         "resourceType": "Subscription",
         "id": str(uuid.uuid4()),
@@ -134,7 +138,7 @@ def subscription(base: str, http: requests.Session, listener: Listener) -> Itera
         "criteria": f"ImagingStudy?modality={DCM}|CT",
         "channel": {
             "type": "rest-hook",
-            "endpoint": listener.url,
+            "endpoint": endpoint,
             "payload": "application/fhir+json",
             "header": ["X-Hook-Secret: of-this-test"],
         },
@@ -142,8 +146,14 @@ def subscription(base: str, http: requests.Session, listener: Listener) -> Itera
     assert put(http, base, resource).status_code == 201
     url = f"{base}/Subscription/{resource['id']}"
     wait_until(lambda: http.get(url).json()["status"] == "active", 60, "activation")
-    yield resource
+    yield
     assert http.delete(url).status_code == 200
+
+
+@pytest.fixture
+def subscription(base: str, http: requests.Session, listener: Listener) -> Iterator[None]:
+    with active_subscription(http, base, listener.url):
+        yield
 
 
 def test_client_ids_of_any_form_are_kept(base: str, http: requests.Session) -> None:
@@ -335,7 +345,7 @@ def test_loaded_conformance_resources_count_at_once(base: str, http: requests.Se
 
 
 def test_rest_hook_sends_the_resource(
-    base: str, http: requests.Session, listener: Listener, subscription: dict[str, Any]
+    base: str, http: requests.Session, listener: Listener, subscription: None
 ) -> None:
     put(http, base, study("MR"))
     resource = study("CT")
@@ -352,7 +362,7 @@ def test_rest_hook_sends_the_resource(
 
 
 def test_every_write_is_told_once(
-    base: str, http: requests.Session, listener: Listener, subscription: dict[str, Any]
+    base: str, http: requests.Session, listener: Listener, subscription: None
 ) -> None:
     written = [study("CT") for _ in range(20)]
     for resource in written[:10]:
@@ -425,3 +435,38 @@ def test_a_kill_loses_nothing_that_was_answered(
     ]
     assert len(identities) >= 100
     assert lost == []
+
+
+@pytest.fixture(scope="module")
+def from_wheels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HapiServer]:
+    """The other build, whose poll for changed resources comes too late for any test."""
+    folder = tmp_path_factory.mktemp("hapi-wheels")
+    hapi = HapiServer(ensure_hapi(print, "wheels"), folder / "data", free_port())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HAPI_FHIR_SUBSCRIPTION_POLLINGINTERVALMS", "600000")
+        hapi.start(folder / "hapi.log")
+    try:
+        hapi.wait_ready()
+        yield hapi
+    finally:
+        hapi.stop()
+
+
+def test_a_build_from_python_wheels_works_as_well(
+    from_wheels: HapiServer, http: requests.Session
+) -> None:
+    assert put(http, from_wheels.base_url, study()).status_code == 201
+    found = issues(http, from_wheels.base_url, observation())
+    assert not [text for text in found if text.startswith("error")]
+
+
+def test_notices_do_not_wait_for_the_poll(
+    from_wheels: HapiServer, http: requests.Session, listener: Listener
+) -> None:
+    base = from_wheels.base_url
+    with active_subscription(http, base, listener.url):
+        written = [study("CT") for _ in range(5)]
+        for resource in written:
+            put(http, base, resource)
+        told = [listener.next().body["id"] for _ in written]
+    assert sorted(told) == sorted(resource["id"] for resource in written)
