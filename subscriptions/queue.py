@@ -131,5 +131,7 @@ def migrate_queue(database_url: str) -> None:
     """Create or bring up to date the queue's own tables."""
     url = queue_url(database_url)
     # Opening it once puts a new SQLite file into WAL mode before the queue touches it.
-    create_store_engine(url).connect().close()
+    engine = create_store_engine(url)
+    engine.connect().close()
+    engine.dispose()
     DBOS.migrate(url)

@@ -11,6 +11,7 @@ import pytest
 
 if TYPE_CHECKING:
     import pydicom
+    from collector import Collector
     from installation import Installation
 
     from fhir_ext.cli.tree import Tree
@@ -30,7 +31,16 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
+def collector() -> Iterator[Collector]:
+    """Gets the spans of the running installation."""
+    from collector import running_collector
+
+    with running_collector() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Tree]:
     """A whole running installation: HAPI, Orthanc, serve, worker. Once per run."""
     from installation import ENVIRONMENT
 
@@ -39,7 +49,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
     running = Tree(
         tmp_path_factory.mktemp("tree"),
         lambda line: print(f"[tree] {line}"),
-        environment=ENVIRONMENT,
+        environment={**ENVIRONMENT, "FHIR_EXT_TELEMETRY__OTLP_ENDPOINT": collector.endpoint},
     )
     try:
         running.start()

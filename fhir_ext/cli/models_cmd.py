@@ -33,7 +33,10 @@ def model_list() -> None:
 def model_show(
     service: Annotated[str, typer.Argument(help="A name that `model list` shows.")],
 ) -> None:
-    """Print a manifest: intended use, gates, outputs. Example: `fhir-ext model show lung-density`"""
+    """Print a manifest: intended use, gates, outputs.
+
+    Example: `fhir-ext model show lung-density`
+    """
     import yaml
 
     from models.registry import Registry

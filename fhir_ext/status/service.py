@@ -11,7 +11,13 @@ from typing import Any
 
 from fhir_ext.clients.fhir import FhirClient
 from fhir_ext.errors import FhirExtError
-from fhir_ext.resources.codes import NOT_APPLIED_REASON, REFUSAL_REASON, TASK_REASON, LocalSystem
+from fhir_ext.resources.codes import (
+    MEASUREMENT,
+    NOT_APPLIED_REASON,
+    REFUSAL_REASON,
+    TASK_REASON,
+    LocalSystem,
+)
 from fhir_ext.resources.reading import PanelReading, read_panel
 from fhir_ext.store.repository import Repository, now
 from fhir_ext.store.tables import ServiceOutcome, StudyRun
@@ -199,7 +205,10 @@ def _measurements(deps: StatusDeps, panel: PanelReading) -> list[Json]:
     """One entry per measurement, with a number or a reason for each region."""
     rows: dict[str, Json] = {}
     for member in panel.members:
-        row = rows.setdefault(member.name, {"name": member.name, "regions": {}})
+        row = rows.setdefault(
+            member.name,
+            {"name": member.name, "words": _words((MEASUREMENT,), member.name), "regions": {}},
+        )
         row["regions"][str(member.region)] = {
             "value": member.value,
             "unit": member.unit,

@@ -74,9 +74,9 @@ class Repository:
             index_elements=["name"],
             set_={"holder": statement.excluded.holder, "expires_at": statement.excluded.expires_at},
             where=sa.or_(lease.c.holder == holder, lease.c.expires_at < moment),
-        )
+        ).returning(lease.c.holder)
         with self.engine.begin() as connection:
-            return connection.execute(statement).rowcount == 1
+            return connection.execute(statement).first() is not None
 
     def release_lease(self, name: str, holder: str) -> None:
         lease = Lease.__table__  # type: ignore[attr-defined]

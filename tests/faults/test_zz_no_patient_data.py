@@ -31,9 +31,11 @@ def test_logs_hold_no_patient_data(installation) -> None:
 
 
 def test_metrics_hold_no_patient_data(installation) -> None:
+    urls = installation.tree.urls
+    installation.wait_for(installation.ready, "readiness after the last fault")
     pages = [
-        requests.get(f"{installation.tree.urls['status page']}metrics", timeout=10).text,
-        requests.get(installation.tree.urls["worker metrics"], timeout=10).text,
+        requests.get(url, timeout=10).text
+        for url in (f"{urls['status page']}metrics", urls["worker metrics"])
     ]
     assert all("fhir_ext_" in page for page in pages)
     assert not [v for v in installation.planted if any(v in page for page in pages)]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pydicom
+import requests
 
 from fhir_ext.cli.parts import Parts
 from fhir_ext.cli.tree import Tree
@@ -131,6 +132,14 @@ class Installation:
                 kind, _, resource_id = target["reference"].partition("/")
                 found.setdefault(kind, []).append(self.fhir.read(kind, resource_id.split("/")[0]))
         return found
+
+    def ready(self) -> bool:
+        """Whether every part says that it is there."""
+        try:
+            url = f"{self.tree.urls['status page']}health/ready"
+            return requests.get(url, timeout=20).status_code == 200
+        except requests.RequestException:
+            return False
 
     def enqueue_again(self, study_id: str) -> str:
         """Ask for one more run, as `fhir-ext analyze` does; returns its workflow id."""

@@ -200,6 +200,11 @@ def test_evidence_falls_back_to_the_sides() -> None:
     assert len(risk["basis"]) == 2
 
 
+def test_a_risk_that_rests_on_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no number that stands"):
+        bundle_of(result(withheld={"laa-950": KERNEL}))
+
+
 def test_issue_has_its_evidence_and_is_dropped_when_known() -> None:
     made = result()
     (issue,) = resources(bundle_of(made), "DetectedIssue")
