@@ -50,6 +50,8 @@ _WAITING_FRAMES = 4 * _DECODERS
 class _Source:
     """What is kept of an instance once its pixels are converted."""
 
+    study_instance_uid: str
+    series_instance_uid: str
     details: Acquisition
     evidence: dict[str, bytes]
     implicit: bool
@@ -168,7 +170,13 @@ class VolumeAssembler:
             self._rejected.append(RejectedInstance(uid, refused.code))
             return
         self._reserve(instance)
-        self._sources[uid] = _Source(instance.details, instance.evidence, instance.implicit)
+        self._sources[uid] = _Source(
+            instance.study_instance_uid,
+            instance.series_instance_uid,
+            instance.details,
+            instance.evidence,
+            instance.implicit,
+        )
         pool = self._pool(instance)
         for index, frame in enumerate(instance.frames):
             out = pool.take(
@@ -353,8 +361,8 @@ class VolumeAssembler:
             voxels=voxels,
             geometry=geometry,
             acquisition=source.details,
-            study_instance_uid=str(evidence[0].StudyInstanceUID),
-            series_instance_uid=str(evidence[0].SeriesInstanceUID),
+            study_instance_uid=source.study_instance_uid,
+            series_instance_uid=source.series_instance_uid,
             sop_instance_uids=uids,
             issues=(*issues, *oddities),
             evidence=evidence,

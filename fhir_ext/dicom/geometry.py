@@ -129,7 +129,7 @@ def _alike(slots: Sequence[Slot]) -> Iterable[list[int]]:
 def _split(slots: Sequence[Slot], group: list[int], level: int) -> list[Stack]:
     """The group as one stack, or as several where a property of the frames explains it."""
     stack = _order(slots, group)
-    crowded = sum(len(place) > 1 for place in stack)
+    crowded = {index for place in stack if len(place) > 1 for index in place}
     if not crowded and not _uneven(slots, stack):
         return [stack]
     for next_level, key in enumerate(_ACQUISITION_KEYS[level:], start=level + 1):
@@ -138,11 +138,11 @@ def _split(slots: Sequence[Slot], group: list[int], level: int) -> list[Stack]:
             parts[key(slots[index].frame)].append(index)
         if len(parts) < 2:
             continue
-        pieces = [_order(slots, part) for part in parts.values()]
-        clean = all(_clean(slots, piece) for piece in pieces)
-        # Numbers that count up with the table explain nothing: a repeated scan must cover
-        # at least half of its smaller part twice.
-        if clean or (crowded and 2 * crowded >= min(map(len, pieces))):
+        smaller = sorted(parts.values(), key=len)[:-1]
+        # Numbers that count up with the table explain nothing: every part but the largest
+        # must lie at least half on others, or all of them be good stacks by themselves.
+        repeated = all(2 * len(crowded.intersection(part)) >= len(part) for part in smaller)
+        if repeated or all(_clean(slots, _order(slots, part)) for part in parts.values()):
             return [found for part in parts.values() for found in _split(slots, part, next_level)]
     return [stack]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections import deque
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -293,8 +294,12 @@ def _as_little_endian(part: memoryview) -> bytes:
         if "PixelData" in instance and instance.BitsAllocated == 16:
             instance.PixelData = np.frombuffer(instance.PixelData, ">u2").astype("<u2").tobytes()
         instance.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        # An element that was never looked at would be written as the bytes it was read from.
+        deque(instance.iterall(), maxlen=0)
         encoded = BytesIO()
-        instance.save_as(encoded, implicit_vr=False, little_endian=True)
+        pydicom.dcmwrite(
+            encoded, instance, implicit_vr=False, little_endian=True, force_encoding=True
+        )
     except PARSE_ERRORS as error:
         raise RefusedInput("a big endian instance is corrupt", code="not-dicom") from error
     return encoded.getvalue()

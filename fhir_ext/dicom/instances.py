@@ -136,7 +136,7 @@ def read_format(raw: RawInstance, limits: LimitSettings) -> PixelFormat:
     frames = 1.0 if frames is None else frames
     high = stored - 1 if high is None else high
     if samples != 1 or photometric not in ("MONOCHROME2", "MONOCHROME1", ""):
-        raise RefusedInput("pixels are not one grey value", code="unsupported-pixels")
+        raise RefusedInput("pixels are not grey values", code="photometric-interpretation")
     if allocated not in (8, 16) or not stored - 1 <= high < allocated or stored < 1:
         raise RefusedInput("pixels are not up to 16 bits", code="unsupported-pixels")
     if rows < 1 or columns < 1 or frames < 1 or frames != int(frames):

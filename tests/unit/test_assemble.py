@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import struct
-import time
 import tracemalloc
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -202,7 +201,6 @@ def test_one_undecodable_frame_costs_its_slice_only() -> None:
         if index == 5:
             frame = frame[:60] + bytes(len(frame) - 62) + frame[-2:]
         parts.append(encoded(ct_slice(index), HTJ2KLossless, [frame]))
-    # imagecodecs may lose an error in a callback on the way to our refusal.
     found = assemble(parts)
     volume = only_volume(found)
     assert found.rejected == (RejectedInstance(f"{SERIES}.6", "corrupt-pixels"),)
@@ -327,6 +325,11 @@ def cut(part: bytes, size: int) -> bytes:
     return part[:-size]
 
 
+def meta_of(part: bytes) -> bytes:
+    """Preamble and file meta information."""
+    return part[: 144 + int.from_bytes(part[140:144], "little")]
+
+
 def patched(part: bytes, tag: tuple[int, int], value: bytes) -> bytes:
     """Overwrite the value of an explicit VR element with a short VR."""
     at = part.index(struct.pack("<HH", *tag))
@@ -405,7 +408,7 @@ BAD_PARTS = {
     "no identity": (encoded(GOOD).replace(b"\x08\x00\x18\x00", b"\x08\x00\x19\x00"), "not-dicom"),
     "frames that are none": (encoded(GOOD, JPEGLSLossless, [b"abcd" * 9]), "corrupt-pixels"),
     "deflated rubbish": (
-        encoded(GOOD, DeflatedExplicitVRLittleEndian)[:400] + b"\xff" * 100,
+        meta_of(encoded(GOOD, DeflatedExplicitVRLittleEndian)) + b"\xff" * 100,
         "not-dicom",
     ),
     "deflated and cut": (cut(encoded(GOOD, DeflatedExplicitVRLittleEndian), 40), "truncated"),
@@ -506,11 +509,3 @@ def test_closing_early_leaves_no_threads() -> None:
         assembler.add(encoded(ct_slice(0), JPEGLSLossless, [frame]))
         assert assembler._executor is not None
     assert assembler._executor is None
-
-
-def test_header_costs_little() -> None:
-    """A slice's header must stay far below pydicom's half millisecond; generous for CI."""
-    parts = [encoded(ct_slice(index)) for index in range(200)]
-    begin = time.process_time()
-    assemble(parts)
-    assert time.process_time() - begin < 0.2
