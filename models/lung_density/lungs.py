@@ -77,7 +77,8 @@ def find_lungs(
     # The closing must not reach the box, whose outside counts as set.
     margin = 2 + round(settings.closing_mm / min(coarse.spacing_mm))
     box = _body_box(inner, margin)
-    hu, inner = coarse.hu[box], inner[box]
+    # A copy, so that the rest of the mask is freed.
+    hu, inner = coarse.hu[box], inner[box].copy()
     airways = find_airways(hu, inner, coarse.spacing_mm, settings.lumen_hu)
     if airways is None:
         raise LungsNotFoundError(_implausible("no trachea", "a trachea from the upper chest down"))

@@ -20,7 +20,7 @@ from fhir_ext.dicom.volume import CTVolume, Geometry
 #: Voxels averaged at once: 8 MiB as float.
 SLAB_VOXELS = 2_000_000
 #: Most blocks of the reduced copy; larger scans get larger blocks. Bounds the memory.
-MAX_BLOCKS = 10_000_000
+MAX_BLOCKS = 8_000_000
 
 _T = TypeVar("_T", bound=np.generic)
 
