@@ -37,7 +37,8 @@ def result_bundle(result: ServiceResult, context: WriteContext) -> Json:
 
     Raises:
         KeyError: the service, a measurement, an outcome or an issue has no code.
-        ValueError: an instant of the context is naive.
+        ValueError: an instant of the context is naive, or a risk or an issue rests on no
+            number that stands.
     """
     said = [
         panel(result, context),

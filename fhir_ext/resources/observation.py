@@ -37,12 +37,17 @@ def evidence_references(result: ServiceResult, names: Sequence[str]) -> list[Jso
     """References to the members that a statement about `names` rests on.
 
     The number of both lungs speaks for its parts; without it, all regions are named.
+
+    Raises:
+        ValueError: none of the numbers stands, so there is nothing to rest on.
     """
     found = []
     for name in names:
         items = [m for m in result.measurements if m.name == name and m.value is not None]
         whole = [m for m in items if m.region is Region.LUNGS]
         found += [measurement_reference(result, item) for item in whole or items]
+    if not found:
+        raise ValueError("a risk or an issue rests on no number that stands")
     return found
 
 

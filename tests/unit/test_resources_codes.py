@@ -143,3 +143,13 @@ def test_load_bundle_puts_everything_under_fixed_ids() -> None:
     for name in (*codes.PANEL.values(), "imaging-measurement", "review-task"):
         assert codes.profile(name) in canonicals
     assert all(url.startswith(f"{codes.CANONICAL}/") for url in canonicals)
+
+
+def test_the_conformance_statement_names_every_code() -> None:
+    text = (ROOT / "docs" / "conformance.md").read_text("utf-8")
+    for system in codes.LOCAL_SYSTEMS:
+        assert f"(`{system.id}`)" in text
+        for item in system.codes:
+            assert f"| `{item.code}` | {item.display} | {item.definition} |" in text
+    for coding in PUBLISHED.values():
+        assert coding.code in text
