@@ -52,9 +52,9 @@ def provenance(result: ServiceResult, targets: Sequence[Json], context: WriteCon
 
 
 def _revised(context: WriteContext) -> list[Json]:
-    """What the results replace; a Task is work, not a statement."""
+    """What the results replace: not a Task, which is work, nor what was replaced before."""
     return [
         {"reference": f"{item['resourceType']}/{item['id']}"}
         for item in context.superseded
-        if item["resourceType"] != "Task"
+        if item["resourceType"] != "Task" and item.get("status") != "cancelled"
     ]

@@ -331,6 +331,20 @@ def test_what_a_human_signed_stays(status: str) -> None:
     assert [e["role"] for e in provenance["entity"]].count("revision") == 15
 
 
+def test_what_was_replaced_before_is_not_revised_again() -> None:
+    old = stored(
+        result(instances=("1.2.3.1",)),
+        Observation="cancelled",
+        RiskAssessment="cancelled",
+        DetectedIssue="cancelled",
+        Task="cancelled",
+    )
+    bundle = bundle_of(result(), superseded=old)
+    (provenance,) = resources(bundle, "Provenance")
+    assert [e["role"] for e in provenance["entity"]] == ["source"]
+    assert not [e for e in bundle["entry"] if e["resource"].get("status") == "cancelled"]
+
+
 def test_a_task_that_somebody_works_on_stays() -> None:
     old = stored(result(instances=("1.2.3.1",)), Task="in-progress")
     bundle = bundle_of(result(), superseded=old)
