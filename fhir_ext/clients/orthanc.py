@@ -119,8 +119,8 @@ class OrthancChanges:
     def changes(self, since: int, limit: int = CHANGES_PAGE) -> ChangePage:
         """The entries with a sequence number above `since`, at most `limit`.
 
-        Deletions are not among them: Orthanc keeps no entry of what is gone. A page costs
-        at most three requests, however many instances are new.
+        Deletions are not among them: Orthanc drops all entries of what is gone. A page
+        costs at most three requests, however many instances are new.
         """
         answer = self._get("/changes", since=since, limit=limit)
         with _expected():
