@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -38,6 +41,13 @@ def server() -> Iterator[PostgresServer]:
 
 def dsn(url: str) -> str:
     return url.replace("postgresql+psycopg://", "postgresql://")
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_runs_as_an_ordinary_user_on_loopback_with_a_password(server: PostgresServer) -> None:
@@ -107,6 +117,29 @@ def test_stop_is_quick_and_clean_although_a_client_stays(
         socket.create_connection(("127.0.0.1", server.port), timeout=5)
     server.start(log_file)
     server.wait_ready()
+
+
+def test_killed_parent_takes_it_along(folder: Path) -> None:
+    """The change of user clears the death signal of ChildProcess; it must be set again."""
+    script = (
+        "import os, sys; from pathlib import Path\n"
+        "from fhir_ext.embedded.postgres import PostgresServer, ensure_postgres\n"
+        "folder = Path(sys.argv[1])\n"
+        "server = PostgresServer(ensure_postgres(lambda line: None), folder, durable=False)\n"
+        "server.start(folder.with_suffix('.log')); server.wait_ready()\n"
+        "print(server.pid, flush=True); os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder / "data")],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    limit = time.monotonic() + 20
+    while not gone(int(done.stdout)):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
 
 
 def test_start_fails_with_its_log_when_the_port_is_taken(folder: Path) -> None:
