@@ -60,6 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
     def metrics_page() -> Response:
         state = queue_state(queue)
         metrics.queue(state.depth, state.oldest_seconds)
+        metrics.parked(repository.count_runs().get("parked", 0))
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return app

@@ -135,7 +135,7 @@ class StudyWorkflow:
         for row in outcome_rows(message.workflow_id, prepared, outcomes):
             self.repository.record_outcome(row)
             self.metrics.outcome(row.service, row.status, [r["rule"] for r in row.reasons])
-        self.analyze.close_parked_task(prepared.study_instance_uid)
+        self.analyze.close_parked_task(message.imaging_study_id)
         worked = prepared.kind == "work"
         self._note(
             message,
@@ -151,7 +151,7 @@ class StudyWorkflow:
         self.analyze.write_parked_task(message.imaging_study_id, step, code, text)
         self._note(message, state="parked", reason=code, detail=text, finished_at=now())
         self.metrics.study("parked")
-        event(log, "study-parked", step=step, code=code)
+        event(log, "study-parked", step=step, code=code, attempt=message.attempt)
 
     # What surrounds the steps
 

@@ -44,7 +44,7 @@ def demo(
     """
     from fhir_ext.cli.tree import Tree, interruptible
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     once = once or not sys.stdin.isatty() or not sys.stdout.isatty()
     begin = time.monotonic()
     environment = {
@@ -82,12 +82,15 @@ def demo(
 
 DEMO_SYSTEM = "https://w3id.org/fhir-ext/demo/patients"
 
-_INTRODUCTION = """\
-A FHIR server (HAPI) and a DICOMweb archive (Orthanc) start on this machine. Chest CTs go
-into the archive by STOW-RS; after that nobody touches anything: the service notices them,
-measures lung density, and writes the results into the FHIR server and, as DICOM SR, into
-the archive. [bold]Not a medical device.[/]
-"""
+_INTRODUCTION = (
+    "A FHIR server (HAPI) and a DICOMweb archive (Orthanc) start on this machine. Chest CTs go "
+    "into the archive by STOW-RS; after that nobody touches anything: the service notices them, "
+    "measures lung density, and writes the results into the FHIR server and, as DICOM SR, into "
+    "the archive. [bold]Not a medical device.[/]\n"
+)
+
+#: Columns of a terminal that does not say how wide it is, such as a log file.
+PLAIN_WIDTH = 110
 
 
 def _real_study_settings() -> dict[str, str]:

@@ -17,6 +17,9 @@ from fhir_ext.results import Region
 from fhir_ext.store.repository import Repository, now
 from fhir_ext.store.tables import ServiceOutcome, StudyRun
 
+#: Steps in the order in which they happen.
+STEPS = ("prepare", "fetch", "infer", "analyze", "store-dicom", "write-fhir", "publish", "finish")
+
 FINISHED = frozenset({"done", "parked", "nothing-to-do"})
 
 #: Largest difference between a phantom's truth and what is measured on its soft kernel:
@@ -75,7 +78,10 @@ class SeriesReport:
         return {
             "study_instance_uid": self.case.study_instance_uid,
             "series_instance_uid": self.series_instance_uid,
-            "services": self.services,
+            "services": [
+                {key: value for key, value in service.items() if key != "order"}
+                for service in self.services
+            ],
         }
 
 
@@ -128,8 +134,10 @@ def _service(row: ServiceOutcome, panel: PanelReading | None) -> dict[str, Any]:
     """One entry of `demo.json`: numbers come from HAPI, not from the worker."""
     measurements: dict[str, Any] = {}
     withheld: dict[str, str] = {}
+    order: list[str] = []
     for item in panel.members if panel else ():
         name = item.name if item.region == Region.LUNGS else f"{item.name}/{item.region}"
+        order.append(name)
         if item.value is not None:
             measurements[name] = {"value": item.value, "unit": item.unit}
         else:
@@ -144,6 +152,7 @@ def _service(row: ServiceOutcome, panel: PanelReading | None) -> dict[str, Any]:
         "reason": reasons,
         "measurements": measurements,
         "withheld": withheld,
+        "order": order,
     }
 
 
@@ -191,26 +200,43 @@ def truth_values(truth: RegionTruth) -> dict[str, float]:
 
 def tables(report: Report) -> Iterator[Table]:
     """Results beside the truth, and the time that each step took."""
-    results = Table("study", "series", "measurement", "truth", "result", "why not", title="Results")
+    results = Table("study", "series", "measurement", "truth", "result", title="Results")
+    results.columns[3].justify = results.columns[4].justify = "right"
     for series in report.series:
+        place = [series.case.label, series.case.series[series.series_instance_uid]]
         truth = truth_values(series.case.truth.lungs) if series.case.truth else {}
-        place = (series.case.label, series.case.series[series.series_instance_uid])
-        for service in series.services:
-            if service["status"] == "not-applied":
-                results.add_row(*place, service["service"], "", "not applied", service["reason"])
-            for name, item in service["measurements"].items():
-                if "/" not in name:
-                    expected = f"{truth[name]:.1f}" if name in truth else ""
-                    results.add_row(
-                        *place, name, expected, f"{item['value']:.1f} {item['unit']}", ""
-                    )
-            for name in service["withheld"]:
-                if "/" not in name:
-                    expected = f"{truth[name]:.1f}" if name in truth else ""
-                    results.add_row(*place, name, expected, "refused", service["reason"])
+        for row in _result_rows(series, truth):
+            results.add_row(*place, *row)
+            place = ["", ""]
+        results.add_section()
     yield results
-    steps = sorted({name for times in report.seconds.values() for name in times})
-    timing = Table("study", *steps, title="Seconds by step")
+    reasons = Table("series", "why a number is refused, or a service not applied", title="Reasons")
+    for series in report.series:
+        for service in series.services:
+            if service["reason"]:
+                where = f"{series.case.label}, {series.case.series[series.series_instance_uid]}"
+                reasons.add_row(where, service["reason"])
+    if reasons.row_count:
+        yield reasons
+    steps = [step for step in STEPS if any(step in times for times in report.seconds.values())]
+    timing = Table("study", *steps, title="Seconds by step (fetch and infer are parts of analyze)")
     for label, times in report.seconds.items():
-        timing.add_row(label, *(f"{times[name]:.2f}" if name in times else "" for name in steps))
+        timing.add_row(label, *(f"{times[step]:.2f}" if step in times else "" for step in steps))
     yield timing
+
+
+def _result_rows(series: SeriesReport, truth: dict[str, float]) -> Iterator[tuple[str, str, str]]:
+    """(measurement, truth, result) of both lungs together; each lung's are in `demo.json`."""
+    for service in series.services:
+        if service["status"] == "not-applied":
+            yield service["service"], "", "not applied"
+        both = [name for name in service["order"] if "/" not in name]
+        for name in both:
+            expected = f"{truth[name]:.1f}" if name in truth else ""
+            item = service["measurements"].get(name)
+            yield name, expected, f"{item['value']:.1f} {_unit(item)}" if item else "refused"
+
+
+def _unit(measurement: dict[str, Any]) -> str:
+    """The unit as people write it: UCUM's `[hnsf'U]` is the Hounsfield unit."""
+    return str(measurement["unit"]).replace("[hnsf'U]", "HU")

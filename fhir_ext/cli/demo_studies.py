@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 
 import pydicom
@@ -18,6 +20,9 @@ from fhir_ext.phantom import KernelName, PhantomPatient, PhantomSpec, Truth, bui
 from fhir_ext.store.repository import now
 
 Say = Callable[[str], None]
+
+#: Largest file (bytes, unpacked) that is taken out of a zip file.
+LARGEST_MEMBER = 500_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +100,16 @@ def phantoms(fhir: FhirClient, archive: DicomWebClient, system: str, say: Say) -
 
 
 def from_folder(folder: Path, archive: DicomWebClient, say: Say) -> list[DemoCase]:
-    """Store every DICOM instance below a folder.
+    """Store every DICOM instance below a folder, those inside zip files too.
 
     Raises:
         UnprocessableError: there is none, or the archive refuses one.
     """
     found: dict[str, list[pydicom.Dataset]] = {}
     skipped = 0
-    for path in sorted(item for item in folder.rglob("*") if item.is_file()):
+    for content in _files(folder):
         try:
-            instance = pydicom.dcmread(path)
+            instance = pydicom.dcmread(content)
             found.setdefault(str(instance.StudyInstanceUID), []).append(instance)
         except (InvalidDicomError, AttributeError):
             skipped += 1
@@ -125,6 +130,17 @@ def from_folder(folder: Path, archive: DicomWebClient, say: Say) -> list[DemoCas
         }
         cases.append(DemoCase(f"study {number}", uid, series, truth=None))
     return cases
+
+
+def _files(folder: Path) -> Iterator[Path | BytesIO]:
+    for path in sorted(item for item in folder.rglob("*") if item.is_file()):
+        if not zipfile.is_zipfile(path):
+            yield path
+            continue
+        with zipfile.ZipFile(path) as packed:
+            for member in sorted(packed.infolist(), key=lambda item: item.filename):
+                if not member.is_dir() and member.file_size <= LARGEST_MEMBER:
+                    yield BytesIO(packed.read(member))
 
 
 def _kernel(instance: pydicom.Dataset) -> str:

@@ -114,7 +114,8 @@ def patients_link(
     """
     parts = Parts(load_settings())
     row = parts.repository.archive_study(study_instance_uid)
-    if row is None or row.state != "unmatched":
+    # A waiting study is looked at again from time to time, and is `settling` meanwhile.
+    if row is None or row.state not in ("unmatched", "settling"):
         raise NotFoundError("no such study waits for a patient; see `fhir-ext patients list`")
     resource = parts.fhir.read("Patient", patient.rpartition("/")[2])
     parts.repository.update_archive_study(

@@ -70,8 +70,9 @@ class _PooledClient(SyncFHIRClient):
     ) -> Response:
         headers = {
             "Accept": "application/fhir+json",
-            # Without it HAPI may answer a search from a stored result.
-            "Cache-Control": "no-store",
+            # A fresh search instead of a stored result. `no-store` would also be fresh, but
+            # HAPI then keeps nothing to page through and leaves out the `next` link.
+            "Cache-Control": "no-cache",
             **(extra_headers or {}),
         }
         body = None

@@ -69,10 +69,10 @@ class Repository:
         moment = now()
         insert = postgresql.insert if self.engine.dialect.name == "postgresql" else sqlite.insert
         lease = Lease.__table__  # type: ignore[attr-defined]
-        statement = insert(lease).values(name=name, holder=holder, expires_at=moment + ttl)
-        statement = statement.on_conflict_do_update(
+        wanted = insert(lease).values(name=name, holder=holder, expires_at=moment + ttl)
+        statement = wanted.on_conflict_do_update(
             index_elements=["name"],
-            set_={"holder": statement.excluded.holder, "expires_at": statement.excluded.expires_at},
+            set_={"holder": wanted.excluded.holder, "expires_at": wanted.excluded.expires_at},
             where=sa.or_(lease.c.holder == holder, lease.c.expires_at < moment),
         ).returning(lease.c.holder)
         with self.engine.begin() as connection:

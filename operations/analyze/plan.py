@@ -125,7 +125,7 @@ def _wrong_age(rule: Rule, age: float | None) -> str | None:
     if rule.min_age_years is None and rule.max_age_years is None:
         return None
     if age is None:
-        return "unknown"
+        return None if rule.age_unknown == "apply" else "unknown"
     low = rule.min_age_years is not None and age < rule.min_age_years
     high = rule.max_age_years is not None and age >= rule.max_age_years + 1
     return f"{int(age)} years" if low or high else None

@@ -26,6 +26,7 @@ class Rule(BaseModel):
     min_instances: int = Field(1, ge=1)
     min_age_years: float | None = None
     max_age_years: float | None = None
+    age_unknown: Literal["apply", "skip"] = "skip"
     program: str | None = None
 
     @field_validator("exclude_description")

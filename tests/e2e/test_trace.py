@@ -1,4 +1,4 @@
-"""One trace follows one event from the hook through every step, into the Provenance."""
+"""One trace follows one event from the hook through every step, into the AuditEvent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ def test_one_trace_per_event(installation, collector, small_study) -> None:
     (series,) = small_study(installation.patient())
     uid = installation.store(series)
     installation.wait_done(uid)
-    (provenance,) = installation.results(uid)["Provenance"]
+    patient = installation.results(uid)["RiskAssessment"][0]["subject"]["reference"]
+    audits = str(installation.fhir.search("AuditEvent", {"patient": patient}))
 
     def whole_trace():
         traces: dict[str, dict[str, list]] = {}
@@ -18,7 +19,7 @@ def test_one_trace_per_event(installation, collector, small_study) -> None:
         return [
             (trace_id, spans)
             for trace_id, spans in traces.items()
-            if set(spans) >= STEPS and trace_id in str(provenance)
+            if set(spans) >= STEPS and trace_id in audits
         ]
 
     ((_, spans),) = installation.wait_for(whole_trace, "the spans", timeout=30)

@@ -134,7 +134,7 @@ def assert_agree(output: ServiceOutput, other: dict[Region, Numbers]) -> None:
 def test_agrees_with_an_independent_implementation_on_the_phantom() -> None:
     spec = PhantomSpec()
     voxels, geometry = orient(build(spec).render("soft"), spec.spacing_mm, "HFS")
-    acquisition = Acquisition("CT", "SIEMENS", "B30f", 2.5, 120.0)
+    acquisition = Acquisition("CT", "SIEMENS", "B30f", 2.5, 120.0, patient_age_years=61.0)
     volume = CTVolume(voxels, geometry, acquisition, "1.2", "1.3", ("1.4",) * spec.shape[0])
     assert_agree(run(volume), independent(volume))
 

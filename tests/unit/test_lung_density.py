@@ -24,7 +24,7 @@ from models.manifest import ManifestError
 from models.registry import Registry, ServiceOutput
 
 Voxels = npt.NDArray[np.int16]
-SOFT = Acquisition("CT", "SIEMENS", "B30f", 2.5, 120.0)
+SOFT = Acquisition("CT", "SIEMENS", "B30f", 2.5, 120.0, patient_age_years=61.0)
 #: Isotropic, so that any axis may be the slice axis without another spacing.
 CUBE = PhantomSpec(shape=(168, 168, 240), spacing_mm=(1.45, 1.45, 1.45))
 
@@ -382,7 +382,7 @@ fine = drawn.render("soft").repeat(2, 1).repeat(2, 2)
 voxels, geometry = orient(fine, (1.0, 0.7, 0.7), "HFS")
 del drawn, fine
 assert voxels.shape == (300, 512, 512)
-acquisition = Acquisition("CT", "SIEMENS", "B30f", 1.0, 120.0)
+acquisition = Acquisition("CT", "SIEMENS", "B30f", 1.0, 120.0, patient_age_years=61.0)
 volume = CTVolume(voxels, geometry, acquisition, "1.2", "1.3", ("1.4",) * 300)
 open("/proc/self/clear_refs", "w").write("5")
 before = memory("VmRSS")

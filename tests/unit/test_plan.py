@@ -42,7 +42,6 @@ def test_adult_chest_ct_is_planned() -> None:
         ({"description": "Scout PA"}, {}, "description", "matches scout"),
         ({"numberOfInstances": 3}, {}, "too-few-instances", "3"),
         ({}, {"birth_date": "2015-06-01"}, "age", "10 years"),
-        ({}, {"birth_date": None}, "age", "unknown"),
     ],
 )
 def test_each_condition_gives_its_reason(
@@ -51,6 +50,20 @@ def test_each_condition_gives_its_reason(
     plan = _plan(_study(**series), **kwargs)
     assert plan.jobs == ()
     assert [(item.reason, item.seen) for item in plan.not_applied] == [(reason, seen)]
+
+
+@pytest.mark.parametrize(("unknown", "planned"), [("apply", True), ("skip", False)])
+def test_an_unknown_age_is_the_rule_s_to_decide(unknown: str, planned: bool) -> None:
+    rule = {"service": "s", "modality": ["CT"], "min_age_years": 18, "age_unknown": unknown}
+    plan = make_plan(
+        Rules.model_validate({"services": [rule]}),
+        _study(),
+        birth_date=None,
+        programs=frozenset(),
+        installed=("s",),
+    )
+    assert bool(plan.jobs) is planned
+    assert [item.seen for item in plan.not_applied] == ([] if planned else ["unknown"])
 
 
 def test_free_text_of_the_description_is_never_repeated() -> None:
