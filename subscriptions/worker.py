@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -98,6 +99,8 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
     for service in registry.services():
         # Imports the network or operators now, so that the first study does not wait for it.
         registry.load(service)
+    # The same for highdicom, which takes a second to import and builds every SR.
+    importlib.import_module("fhir_ext.dicom.sr")
     minute = timedelta(minutes=1)
     ttl, holder = settings.worker.lease_ttl, executor_id(settings)
     intake = settings.intake

@@ -141,7 +141,7 @@ def _run(tree: Any, console: Console, folder: Path | None, begin: float) -> dict
     path.write_text(json.dumps(summary, indent=2) + "\n")
     console.print("\n[bold]Where to look[/]")
     for name, url in {**tree.urls, **report.links}.items():
-        console.print(f"  {name:16} {url}", highlight=False)
+        console.print(f"  {name:16} {url}", highlight=False, soft_wrap=True)
     name, password = settings.archive.auth.username, settings.archive.auth.password
     if password is not None and os.environ.get("CI") != "true":
         console.print(
