@@ -70,6 +70,8 @@ _TYPE_2: Final = (
     "StudyTime",
     "ReferringPhysicianName",
 )
+#: References of the patient and study modules; an item needs both UIDs (PS3.3 Table 10-11).
+_REFERENCES: Final = ("ReferencedPatientSequence", "ReferencedStudySequence")
 _SEXES: Final = frozenset({"", "M", "F", "O"})
 
 
@@ -220,10 +222,20 @@ def _concept(coding: Coding) -> CodedConcept:
 
 
 def _usable(source: Dataset) -> Dataset:
-    """A copy that highdicom accepts: type 2 attributes present, and valid where it checks."""
+    """A copy that highdicom accepts: type 2 attributes present, and valid where it checks.
+
+    Incomplete references, which de-identification leaves behind, are dropped for good: an
+    object that holds them is not valid.
+    """
     found = copy.deepcopy(source)
+    for keyword in _REFERENCES:
+        if keyword in found:
+            found[keyword].value = [item for item in found[keyword] if _complete(item)]
+            if not found[keyword].value:
+                del found[keyword]
     for keyword in _TYPE_2:
-        if keyword not in found:
+        # highdicom warns about a name of one component, and quotes it.
+        if keyword not in found or keyword == "PatientName":
             setattr(found, keyword, "")
     if str(found.PatientSex or "") not in _SEXES:
         found.PatientSex = ""
@@ -237,6 +249,12 @@ def _usable(source: Dataset) -> Dataset:
         except ValueError:
             setattr(found, keyword, "")
     return found
+
+
+def _complete(reference: Dataset) -> bool:
+    return bool(
+        reference.get("ReferencedSOPClassUID") and reference.get("ReferencedSOPInstanceUID")
+    )
 
 
 def _restore(sr: Dataset, source: Dataset, usable: Dataset) -> None:

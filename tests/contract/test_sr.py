@@ -278,6 +278,33 @@ def test_invalid_values_of_the_source_are_copied_as_they_are() -> None:
     assert sources[0].PatientSex == "UNKNOWN"
 
 
+def _reference(**uids: str) -> Dataset:
+    found = Dataset()
+    for keyword, value in uids.items():
+        setattr(found, keyword, value)
+    return found
+
+
+def test_incomplete_references_of_the_source_are_dropped() -> None:
+    whole = _reference(
+        ReferencedSOPClassUID="1.2.840.10008.3.1.2.3.1", ReferencedSOPInstanceUID="1.2.3.9"
+    )
+    lame = _reference(ReferencedSOPInstanceUID="1.2.3.10")
+    sources = evidence(ReferencedStudySequence=[whole, lame], ReferencedPatientSequence=[lame])
+    sr = reread(build(evidence=sources))
+    assert [i.ReferencedSOPInstanceUID for i in sr.ReferencedStudySequence] == ["1.2.3.9"]
+    assert "ReferencedPatientSequence" not in sr
+    assert len(sources[0].ReferencedStudySequence) == 2
+
+
+def test_a_name_of_one_component_is_copied_without_a_word(recwarn: Any, caplog: Any) -> None:
+    """highdicom would warn, and quote the name."""
+    sr = reread(build(evidence=evidence(PatientName="Lonelyname")))
+    assert str(sr.PatientName) == "Lonelyname"
+    said = [str(warning.message) for warning in recwarn] + caplog.messages
+    assert not [text for text in said if "Lonelyname" in text]
+
+
 def test_the_source_is_not_changed() -> None:
     sources = evidence(PatientSex=None)
     before = copy.deepcopy(sources)
@@ -296,7 +323,7 @@ def test_what_cannot_be_an_sr_is_an_error() -> None:
         build_sr(made(), evidence(), datetime(2026, 1, 5))  # noqa: DTZ001  that is the point
 
 
-@pytest.mark.parametrize("kind", ["done", "refused", "zoned"])
+@pytest.mark.parametrize("kind", ["done", "refused", "zoned", "de-identified"])
 def test_dciodvfy_finds_no_error(tmp_path: Path, kind: str) -> None:
     program = shutil.which("dciodvfy")
     if program is None:
@@ -306,6 +333,9 @@ def test_dciodvfy_finds_no_error(tmp_path: Path, kind: str) -> None:
     sources = evidence(PatientName="Mueller^Joerg")
     if kind == "zoned":
         sources = evidence(PatientName="Mueller^Joerg", TimezoneOffsetFromUTC="+0100")
+    if kind == "de-identified":
+        lame = _reference(ReferencedSOPInstanceUID="1.2.3.10")
+        sources = evidence(PatientName="A0001", ReferencedStudySequence=[lame])
     path = tmp_path / "sr.dcm"
     path.write_bytes(encoded(build(of, evidence=sources, issued=datetime.now(UTC))))
     answer = subprocess.run(
