@@ -230,7 +230,7 @@ def _usable(source: Dataset) -> Dataset:
     found = copy.deepcopy(source)
     for keyword in _REFERENCES:
         if keyword in found:
-            found[keyword].value = [item for item in found[keyword] if _complete(item)]
+            found[keyword].value = [item for item in found[keyword].value if _complete(item)]
             if not found[keyword].value:
                 del found[keyword]
     for keyword in _TYPE_2:
