@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from io import BytesIO
 from typing import Any
@@ -38,7 +39,6 @@ from fhir_ext.clients.qido import (
     within,
 )
 from fhir_ext.clients.stow import (
-    ALREADY_THERE,
     CANNOT_UNDERSTAND,
     PROCESSING_FAILURE,
     StoreReport,
@@ -74,7 +74,7 @@ _PLAIN = 'multipart/related; type="application/dicom"'
 
 _CHUNK_BYTES = 256 * 1024
 _CONNECT_SECONDS = 10.0
-_UID = re.compile(r"[0-9.]{1,64}")
+_UID = re.compile(r"(?=.{1,64}$)[0-9]+(\.[0-9]+)*")
 _NO_SUCH_SERVICE = frozenset({404, 405, 406, 501})
 
 
@@ -135,8 +135,21 @@ class DicomWebClient:
             if outside or study.study_instance_uid in seen:
                 continue
             seen.add(study.study_instance_uid)
+            study = self._complete(study)
             if modality is None or modality in study.modalities:
                 yield study
+
+    def _complete(self, study: StudyInfo) -> StudyInfo:
+        """Count the series where an archive does not tell what they hold."""
+        if study.instance_count and study.modalities:
+            return study
+        series = self.list_series(study.study_instance_uid)
+        return replace(
+            study,
+            modalities=tuple(sorted({item.modality for item in series if item.modality})),
+            instance_count=sum(item.instance_count for item in series),
+            series_count=len(series),
+        )
 
     def _study_rows(self, date_from: date, date_to: date) -> Iterator[Row]:
         fields = ["StudyDescription", "ModalitiesInStudy"]
@@ -168,7 +181,7 @@ class DicomWebClient:
                 search_filters={"StudyInstanceUID": study_instance_uid},
             )
         found = [row for row in rows if text(row, STUDY_UID) == study_instance_uid]
-        return study_info(found[0]) if found else None
+        return self._complete(study_info(found[0])) if found else None
 
     def list_series(self, study_instance_uid: str) -> tuple[SeriesInfo, ...]:
         """All series of a study; empty when the archive knows none."""
@@ -324,7 +337,8 @@ class DicomWebClient:
     def store(self, instances: Sequence[Dataset]) -> StoreReport:
         """Store instances by STOW-RS; storing the same ones again changes nothing.
 
-        What the answer does not name, or calls already there, is looked up by QIDO-RS.
+        What the answer does not name as stored is looked up by QIDO-RS: it may be there
+        already, which archives call by different failure reasons or not at all.
 
         Args:
             instances: data sets; those without file meta information are encoded as
@@ -333,21 +347,25 @@ class DicomWebClient:
         stored: set[str] = set()
         failed: dict[str, int] = {}
         for request in encode_requests(instances):
-            named, reasons, otherwise = self._post(request)
-            for uid, (study, series) in request.instances.items():
-                reason = reasons.get(uid, otherwise)
-                doubtful = uid not in reasons or reason in ALREADY_THERE
-                if uid in named or (doubtful and self._holds(study, series, uid)):
-                    stored.add(uid)
-                else:
-                    failed[uid] = reason
+            self._store(request, stored, failed)
         return StoreReport(frozenset(stored), failed)
+
+    def _store(self, request: StoreRequest, stored: set[str], failed: dict[str, int]) -> None:
+        named, reasons, otherwise = self._post(request)
+        for uid, (study, series) in request.instances.items():
+            if uid in named or self._holds(study, series, uid):
+                stored.add(uid)
+            elif uid in reasons or len(request.instances) == 1:
+                failed[uid] = reasons.get(uid, otherwise)
+            else:
+                # Orthanc stops at a bad instance, names only those before it, answers 200.
+                self._store(request.alone(uid), stored, failed)
 
     def _post(self, request: StoreRequest) -> tuple[set[str], dict[str, int], int]:
         """UIDs named as stored, failure reasons, and the reason of what is not named."""
         with _upstream():
             response = self._post_once_more(request)
-            # 400 too: Orthanc answers so when one part is bad, and stores the others.
+            # 400 and 409 too: some of the instances may be stored all the same.
             if response.status_code not in (200, 202, 400, 409, 413, 415):
                 response.raise_for_status()
         try:
@@ -361,7 +379,7 @@ class DicomWebClient:
         """POST, again if the pooled connection had gone stale: storing is idempotent."""
         send = self._session.post
         options: dict[str, Any] = {
-            "data": request.body,
+            "data": request.body(),
             "headers": {
                 "Content-Type": request.content_type,
                 "Accept": "application/dicom+json",
@@ -378,6 +396,7 @@ class DicomWebClient:
 
     def _holds(self, study: str, series: str, instance: str) -> bool:
         try:
+            _check_uids(study, series, instance)
             rows = self._instance_rows(study, series, SOPInstanceUID=instance)
             return any(text(row, SOP_UID) == instance for row in rows)
         except NotFoundError:

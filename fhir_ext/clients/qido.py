@@ -19,7 +19,7 @@ _SURELY_WHOLE = 50
 
 @dataclass(frozen=True, slots=True)
 class StudyInfo:
-    """One study as QIDO-RS describes it; counts are 0 and texts None where it is silent."""
+    """One study as QIDO-RS describes it; texts are None where it is silent."""
 
     study_instance_uid: str
     study_date: str | None

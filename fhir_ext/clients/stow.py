@@ -18,8 +18,6 @@ BATCH_INSTANCES = 10
 #: A request is closed once it is larger; servers cap bodies (64 MiB at the smallest seen).
 BATCH_BYTES = 32 * 1024 * 1024
 
-#: Failure reasons that say "this instance is here already": PS3.4 B.2.3 and Azure's own.
-ALREADY_THERE = frozenset({0x0111, 45070})
 #: Failure reason "processing failure": may pass.
 PROCESSING_FAILURE = 0x0110
 #: Failure reason "cannot understand": will not pass.
@@ -50,41 +48,46 @@ class StoreRequest:
 
     Attributes:
         instances: SOP Instance UID to (Study, Series Instance UID).
-        content_type: with the boundary.
-        body: the multipart message.
+        parts: SOP Instance UID to the encoded instance.
+        boundary: of the multipart message.
     """
 
     instances: Mapping[str, tuple[str, str]]
-    content_type: str
-    body: bytes
+    parts: Mapping[str, bytes]
+    boundary: str
+
+    @property
+    def content_type(self) -> str:
+        return f'multipart/related; type="application/dicom"; boundary={self.boundary}'
+
+    def body(self) -> bytes:
+        """The multipart message."""
+        head = f"--{self.boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        pieces = [piece for part in self.parts.values() for piece in (head, part, b"\r\n")]
+        return b"".join([*pieces, f"--{self.boundary}--\r\n".encode()])
+
+    def alone(self, uid: str) -> StoreRequest:
+        """A request with one of the instances."""
+        return _request({uid: self.instances[uid]}, {uid: self.parts[uid]})
 
 
 def encode_requests(instances: Sequence[Dataset]) -> Iterator[StoreRequest]:
     """Pack instances into requests; one request is in memory at a time."""
     batch: dict[str, tuple[str, str]] = {}
-    parts: list[bytes] = []
+    parts: dict[str, bytes] = {}
     for instance in instances:
-        batch[str(instance.SOPInstanceUID)] = (
-            str(instance.StudyInstanceUID),
-            str(instance.SeriesInstanceUID),
-        )
-        parts.append(_encode(instance))
-        if len(parts) >= BATCH_INSTANCES or sum(map(len, parts)) >= BATCH_BYTES:
+        uid = str(instance.SOPInstanceUID)
+        batch[uid] = (str(instance.StudyInstanceUID), str(instance.SeriesInstanceUID))
+        parts[uid] = _encode(instance)
+        if len(parts) >= BATCH_INSTANCES or sum(map(len, parts.values())) >= BATCH_BYTES:
             yield _request(batch, parts)
-            batch, parts = {}, []
+            batch, parts = {}, {}
     if parts:
         yield _request(batch, parts)
 
 
-def _request(instances: Mapping[str, tuple[str, str]], parts: Sequence[bytes]) -> StoreRequest:
-    boundary = secrets.token_hex(16)
-    head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-    body = b"".join(piece for part in parts for piece in (head, part, b"\r\n"))
-    return StoreRequest(
-        instances=instances,
-        content_type=f'multipart/related; type="application/dicom"; boundary={boundary}',
-        body=body + f"--{boundary}--\r\n".encode(),
-    )
+def _request(instances: Mapping[str, tuple[str, str]], parts: Mapping[str, bytes]) -> StoreRequest:
+    return StoreRequest(instances, parts, secrets.token_hex(16))
 
 
 def _encode(instance: Dataset) -> bytes:
