@@ -31,6 +31,15 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def dciodvfy() -> Path:
+    """The DICOM validator of dicom3tools, installed when it is missing."""
+    from fhir_ext.embedded.debian import ensure_programs
+
+    program = "usr/bin/dciodvfy"
+    return ensure_programs(("dicom3tools",), (program,), print).launcher(program)
+
+
+@pytest.fixture(scope="session")
 def collector() -> Iterator[Collector]:
     """Gets the spans of the running installation."""
     from collector import running_collector

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import io
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -324,10 +323,7 @@ def test_what_cannot_be_an_sr_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("kind", ["done", "refused", "zoned", "de-identified"])
-def test_dciodvfy_finds_no_error(tmp_path: Path, kind: str) -> None:
-    program = shutil.which("dciodvfy")
-    if program is None:
-        pytest.skip("dciodvfy is not installed (Debian package dicom3tools)")
+def test_dciodvfy_finds_no_error(tmp_path: Path, dciodvfy: Path, kind: str) -> None:
     of = refused(study=STUDY, series=SERIES) if kind == "refused" else made()
     # dciodvfy does not know UTF-8 names; an ASCII one keeps its answer about the rest.
     sources = evidence(PatientName="Mueller^Joerg")
@@ -339,7 +335,7 @@ def test_dciodvfy_finds_no_error(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "sr.dcm"
     path.write_bytes(encoded(build(of, evidence=sources, issued=datetime.now(UTC))))
     answer = subprocess.run(
-        [program, str(path)], capture_output=True, text=True, check=False, timeout=60
+        [str(dciodvfy), str(path)], capture_output=True, text=True, check=False, timeout=60
     )
     lines = (answer.stdout + answer.stderr).splitlines()
     assert "Comprehensive3DSR" in lines
