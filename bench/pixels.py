@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from dicomweb_client.web import DICOMwebClient
 from pydicom import Dataset
-from pydicom.uid import CTImageStorage, generate_uid
+from pydicom.uid import CTImageStorage
 from requests import Session
 
 from fhir_ext.clients.dicomweb import DicomWebClient, retrieve_volumes
@@ -48,14 +48,13 @@ def slices(count: int, order: Sequence[int], study: str, series: str) -> list[Da
     y, x = np.mgrid[:SIZE, :SIZE] - SIZE / 2
     inside = np.hypot(y, x * 0.8) < SIZE * 0.4
     noise = generator.normal(0, 20, (SIZE, SIZE))
-    reference = generate_uid()
     instances = []
     for index in order:
         image = np.where(inside, 1064 + 2 * np.roll(noise, 7 * index, 0), 24 + noise / 4)
         instance = Dataset()
         instance.SOPClassUID, instance.SOPInstanceUID = CTImageStorage, f"{series}.{index + 1}"
         instance.StudyInstanceUID, instance.SeriesInstanceUID = study, series
-        instance.FrameOfReferenceUID = reference
+        instance.FrameOfReferenceUID = f"{study}.9"
         instance.PatientID, instance.PatientName = "BENCH", "Bench"
         instance.PatientBirthDate, instance.PatientSex = "19600101", "O"
         instance.StudyDate, instance.StudyTime, instance.StudyID = "20260101", "120000", "1"
@@ -106,23 +105,10 @@ class Ways:
     def curl(self, study: str, series: str) -> None:
         url = f"{self._archive.dicomweb_url}/studies/{study}/series/{series}"
         # The password goes through standard input and not into the process list.
+        options = ["-sf", "--noproxy", "*", "-K", "-", "-H", f"Accept: {ACCEPT}"]
+        login = f'user = "{self._archive.username}:{self._archive.password}"'
         subprocess.run(
-            [
-                "curl",
-                "-sf",
-                "--noproxy",
-                "*",
-                "-K",
-                "-",
-                "-H",
-                f"Accept: {ACCEPT}",
-                "-o",
-                "/dev/null",
-                url,
-            ],
-            input=f'user = "{self._archive.username}:{self._archive.password}"',
-            text=True,
-            check=True,
+            ["curl", *options, "-o", "/dev/null", url], input=login, text=True, check=True
         )
 
     def ours(self, study: str, series: str) -> npt.NDArray[np.int16]:
@@ -200,7 +186,7 @@ def peak_memory(archive: OrthancServer, study: str, series: str, warm_up: str) -
 
 def run(count: int, rounds: int, archive: OrthancServer) -> dict[str, float]:
     client = client_of(archive.dicomweb_url, archive.username, archive.password)
-    study = generate_uid()
+    study = "2.25.300512512"
     ordered, shuffled, small = (f"{study}.{number}" for number in (1, 2, 3))
     order = list(range(count))
     print(f"storing two series of {count} slices of {SIZE} x {SIZE}")
