@@ -32,6 +32,7 @@ from fhir_ext.clients.qido import (
     SeriesInfo,
     StudyInfo,
     all_pages,
+    checked_rows,
     instance_info,
     integer,
     study_info,
@@ -157,9 +158,10 @@ class DicomWebClient:
 
         def page(offset: int) -> list[Row]:
             with _upstream():
-                return self._qido.search_for_studies(
+                found = self._qido.search_for_studies(
                     limit=PAGE, offset=offset, fields=fields, search_filters=filters
                 )
+            return checked_rows(found)
 
         first = page(0)
         days = (date_to - date_from).days
@@ -175,11 +177,12 @@ class DicomWebClient:
         """The study, or None."""
         _check_uids(study_instance_uid)
         with _upstream():
-            rows = self._qido.search_for_studies(
+            answer = self._qido.search_for_studies(
                 limit=2,
                 fields=["StudyDescription", "ModalitiesInStudy"],
                 search_filters={"StudyInstanceUID": study_instance_uid},
             )
+        rows = checked_rows(answer)
         found = [row for row in rows if text(row, STUDY_UID) == study_instance_uid]
         return self._complete(study_info(found[0])) if found else None
 
@@ -204,12 +207,13 @@ class DicomWebClient:
 
         def page(offset: int) -> list[Row]:
             with _upstream():
-                return self._qido.search_for_series(
+                found = self._qido.search_for_series(
                     study_instance_uid,
                     offset=offset or None,
                     fields=fields,
                     search_filters=filters,
                 )
+            return checked_rows(found)
 
         for row in all_pages(page, page(0), SERIES_UID):
             if text(row, STUDY_UID) in ("", study_instance_uid):
@@ -245,13 +249,14 @@ class DicomWebClient:
 
         def page(offset: int) -> list[Row]:
             with _upstream():
-                return self._qido.search_for_instances(
+                found = self._qido.search_for_instances(
                     study_instance_uid,
                     series_instance_uid,
                     offset=offset or None,
                     fields=fields,
                     search_filters=filters,
                 )
+            return checked_rows(found)
 
         for row in all_pages(page, page(0), SOP_UID):
             if text(row, SERIES_UID) in ("", series_instance_uid):

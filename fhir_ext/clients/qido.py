@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+from fhir_ext.errors import UpstreamUnavailable
+
 Row = dict[str, Any]
 
 STUDY_UID, SERIES_UID, SOP_UID = "0020000D", "0020000E", "00080018"
@@ -52,6 +54,19 @@ class InstanceInfo:
     rows: int | None
     columns: int | None
     instance_number: int | None
+
+
+def checked_rows(answer: Any) -> list[Row]:
+    """The answer of a search, if it is one.
+
+    Raises:
+        UpstreamUnavailable: `malformed-answer`: not an array of objects.
+    """
+    if not isinstance(answer, list) or not all(isinstance(row, dict) for row in answer):
+        raise UpstreamUnavailable(
+            "the archive's search answer cannot be read", code="malformed-answer"
+        )
+    return answer
 
 
 def all_pages(page: Callable[[int], list[Row]], first: list[Row], key: str) -> Iterator[Row]:

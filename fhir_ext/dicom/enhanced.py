@@ -11,7 +11,13 @@ from pydicom import Dataset
 from pydicom.filereader import read_dataset
 
 from fhir_ext.dicom.headers import PARSE_ERRORS, RawInstance, text
-from fhir_ext.dicom.instances import Frame, PixelFormat, check_plane, read_rescale
+from fhir_ext.dicom.instances import (
+    Frame,
+    PixelFormat,
+    check_plane,
+    check_position,
+    read_rescale,
+)
 from fhir_ext.dicom.volume import Acquisition
 from fhir_ext.errors import RefusedInput
 
@@ -79,15 +85,13 @@ def _frame(groups: _FunctionalGroups, index: int, reference: str, details: Acqui
     plane = groups.item(index, "PlaneOrientationSequence")
     orientation = _numbers(plane, "ImageOrientationPatient")
     position = _numbers(groups.item(index, "PlanePositionSequence"), "ImagePositionPatient")
-    if len(position) != 3:
-        raise RefusedInput("a frame has no position", code="missing-geometry")
     check_plane(orientation, spacing)
     row_x, row_y, row_z, column_x, column_y, column_z = orientation
     values = groups.item(index, "PixelValueTransformationSequence")
     content = groups.item(index, "FrameContentSequence")
     kernel = _kernel(groups.item(index, "CTReconstructionSequence"))
     return Frame(
-        position=(position[0], position[1], position[2]),
+        position=check_position(position),
         orientation=(row_x, row_y, row_z, column_x, column_y, column_z),
         pixel_spacing=(spacing[0], spacing[1]),
         rescale=read_rescale(

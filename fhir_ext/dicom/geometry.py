@@ -26,6 +26,8 @@ STEP_TOLERANCE_SHARE = 0.01
 SAME_PLACE_MM = 0.01
 #: A step this many times the usual one is a gap and not jitter.
 GAP_FACTOR = 1.5
+#: Thickness of a single slice whose header does not tell a usable one.
+_THINNEST_MM = 0.1
 #: Directions whose components differ by less are the same (headers carry six decimals).
 SAME_DIRECTION = 1e-3
 #: Relative difference under which pixel spacings are the same.
@@ -87,7 +89,7 @@ def measure(slots: Sequence[Slot], order: Sequence[int]) -> tuple[Geometry, list
         step = (positions[-1] - positions[0]) / (len(order) - 1)
     else:
         # One slice says nothing of a distance: its thickness is the best guess.
-        step = normal * (first.reconstruction[1] or 1.0)
+        step = normal * max(first.reconstruction[1], _THINNEST_MM)
     geometry = Geometry(
         origin=_vector(positions[0]),
         column_step=_vector(row * first.pixel_spacing[1]),

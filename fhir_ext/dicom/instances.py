@@ -24,6 +24,10 @@ from fhir_ext.settings import LimitSettings
 Vector = tuple[float, float, float]
 
 _DAYS_PER_AGE_UNIT = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
+#: Beyond these a number is a mistake, and arithmetic with it could overflow.
+_FARTHEST_MM = 100_000.0
+_FINEST_PIXEL_MM, _COARSEST_PIXEL_MM = 1e-4, 1000.0
+_LARGEST_RESCALE = 1e6
 #: RescaleType (0028,1054) under which a CT holds Hounsfield units; US is "unspecified".
 _HOUNSFIELD = frozenset({"", "HU", "US"})
 
@@ -199,10 +203,21 @@ def _age(values: dict[str, bytes]) -> float | None:
     return age if age >= 0 else None
 
 
+def check_position(position: tuple[float, ...]) -> Vector:
+    """ImagePositionPatient as a point in mm.
+
+    Raises:
+        RefusedInput: `missing-geometry`: absent, or not near any patient.
+    """
+    if len(position) != 3 or max(map(abs, position)) > _FARTHEST_MM:
+        raise RefusedInput("a slice has no position", code="missing-geometry")
+    return position[0], position[1], position[2]
+
+
 def read_rescale(
     slope: float | None, intercept: float | None, rescale_type: str, modality: str
 ) -> Rescale:
-    """The modality LUT; what a CT does not say is refused, elsewhere it is identity.
+    """The modality LUT; where a CT does not say it is refused, elsewhere it is identity.
 
     Raises:
         RefusedInput: `not-hounsfield`.
@@ -212,17 +227,25 @@ def read_rescale(
             raise RefusedInput("pixels do not become Hounsfield units", code="not-hounsfield")
         if slope <= 0:
             raise RefusedInput("the rescale slope is not positive", code="not-hounsfield")
-    return Rescale(1.0 if slope is None else slope, intercept or 0.0)
+    rescale = Rescale(1.0 if slope is None else slope, intercept or 0.0)
+    if max(abs(rescale.slope), abs(rescale.intercept)) > _LARGEST_RESCALE:
+        raise RefusedInput("the rescale is absurd", code="not-hounsfield")
+    return rescale
 
 
 def check_plane(orientation: tuple[float, ...], spacing: tuple[float, ...]) -> None:
     """Refuse an image plane that cannot be one.
 
     Raises:
-        RefusedInput: `missing-geometry`: values are absent, spacing is not positive, or the
-            directions are not unit vectors at a right angle (within 1 %).
+        RefusedInput: `missing-geometry`: values are absent or absurd, or the directions are
+            not unit vectors at a right angle (within 1 %).
     """
-    if len(orientation) != 6 or len(spacing) != 2 or min(spacing) <= 0:
+    if (
+        len(orientation) != 6
+        or len(spacing) != 2
+        or min(spacing) < _FINEST_PIXEL_MM
+        or max(spacing) > _COARSEST_PIXEL_MM
+    ):
         raise RefusedInput("a slice has no image plane", code="missing-geometry")
     row, column = orientation[:3], orientation[3:]
     lengths = (_dot(row, row), _dot(column, column))

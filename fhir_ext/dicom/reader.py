@@ -18,7 +18,9 @@ from fhir_ext.dicom.instances import (
     Frame,
     Instance,
     PixelFormat,
+    Vector,
     check_plane,
+    check_position,
     read_details,
     read_format,
     read_rescale,
@@ -100,9 +102,7 @@ class InstanceReader:
         if common.frame is None:
             frames, details, thickness = read_frames(raw, common.format, common.details)
         else:
-            position = numbers(values.get("ImagePositionPatient"))
-            if len(position) != 3:
-                raise RefusedInput("a slice has no position", code="missing-geometry")
+            position = check_position(numbers(values.get("ImagePositionPatient")))
             frames = (_at(common.frame, position),)
             details, thickness = common.details, common.slice_thickness_mm
         return Instance(
@@ -170,10 +170,10 @@ def _classic_frame(values: dict[str, bytes], details: Acquisition) -> Frame:
     )
 
 
-def _at(frame: Frame, position: tuple[float, ...]) -> Frame:
+def _at(frame: Frame, position: Vector) -> Frame:
     # Not dataclasses.replace, which costs as much as the rest of a header.
     return Frame(
-        (position[0], position[1], position[2]),
+        position,
         frame.orientation,
         frame.pixel_spacing,
         frame.rescale,

@@ -167,6 +167,25 @@ def test_metadata_that_cannot_be_read(body: bytes) -> None:
         client_of(url).instance_metadata(STUDY, SERIES, f"{SERIES}.1")
 
 
+@pytest.mark.parametrize("body", [b"<html>", b"[1]", b"{", b'"text"'])
+def test_search_answer_that_cannot_be_read(body: bytes) -> None:
+    with scripted({}, respond(200, body)) as url:
+        client = client_of(url)
+        for call in every_call(client)[1:5]:
+            with pytest.raises(UpstreamUnavailable):
+                call()
+
+
+def test_search_rows_of_nonsense_are_no_studies() -> None:
+    nonsense = [{}, {"0020000D": 5}, {"0020000D": {"Value": []}}, {"0020000D": {"Value": [None]}}]
+    with scripted({}, respond(200, json.dumps(nonsense).encode())) as url:
+        client = client_of(url)
+        assert list(client.search_studies(date(2025, 1, 1), date(2025, 1, 1))) == []
+        assert client.find_study(STUDY) is None
+        assert client.list_series(STUDY) == ()
+        assert client.list_instances(STUDY, SERIES) == ()
+
+
 def rows(count: int, start: int = 0, **more: Any) -> list[dict[str, Any]]:
     return [
         {

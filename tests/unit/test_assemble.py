@@ -381,6 +381,13 @@ BAD_PARTS = {
         "missing-geometry",
     ),
     "endless position": (patched(encoded(GOOD), (0x20, 0x32), b"inf\\1\\1"), "missing-geometry"),
+    "position out of this world": (
+        patched(encoded(GOOD), (0x20, 0x32), b"1e99\\1\\1e300"),
+        "missing-geometry",
+    ),
+    "pixels of a mile": (encoded(ct_slice(0, PixelSpacing=["1e200", "1"])), "missing-geometry"),
+    "absurd slope": (encoded(ct_slice(0, RescaleSlope="1e300")), "not-hounsfield"),
+    "absurd intercept": (encoded(ct_slice(0, RescaleIntercept="-1e300")), "not-hounsfield"),
     "colour": (
         encoded(ct_slice(0, SamplesPerPixel=3, PhotometricInterpretation="RGB")),
         "photometric-interpretation",
