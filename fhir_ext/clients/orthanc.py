@@ -135,10 +135,6 @@ class OrthancChanges:
         with _expected():
             return int(answer["Last"])
 
-    def study_instance_uid(self, change: Change) -> str | None:
-        """`change.study_instance_uid`."""
-        return change.study_instance_uid
-
     def study_list(self, *, counts: bool = False) -> Iterator[OrthancStudy]:
         """All studies, a page at a time, in no order.
 

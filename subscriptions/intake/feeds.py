@@ -61,7 +61,7 @@ class OrthancFeed:
                 return
             seen: set[str] = set()
             for change in page.entries:
-                uid = self.changes.study_instance_uid(change)
+                uid = change.study_instance_uid
                 if uid and uid not in seen:
                     seen.add(uid)
                     yield uid

@@ -108,6 +108,8 @@ class Example:
         run = values.pop("run", f"ImagingStudy/{name}/1")
         queued = now() - timedelta(seconds=values.pop("age", 0))
         values.setdefault("started_at", queued)
+        if "took" in values:
+            values["finished_at"] = queued + timedelta(seconds=values.pop("took"))
         self.repository.record_run(run, name, "1", state=state, queued_at=queued, **values)
         return run
 
@@ -160,12 +162,14 @@ def _add_runs(example: Example) -> None:
             "finish": 0.01,
         },
     }
-    begin = now()
+    example.add_run("read", "done", study_instance_uid=samples.STUDY_UID, age=9, took=2.1, **done)
     example.add_run(
-        "read", "done", study_instance_uid=samples.STUDY_UID, age=9, finished_at=begin, **done
-    )
-    example.add_run(
-        "sharp", "done", study_instance_uid=f"{samples.STUDY_UID}.7", age=30, finished_at=begin
+        "sharp",
+        "done",
+        study_instance_uid=f"{samples.STUDY_UID}.7",
+        age=30,
+        took=1.4,
+        step="finish",
     )
     example.add_run(
         "young",
@@ -173,7 +177,7 @@ def _add_runs(example: Example) -> None:
         study_instance_uid=LONG_UID,
         age=45,
         reason="no-rule",
-        finished_at=begin,
+        took=0.2,
     )
     example.add_run(
         "short",
@@ -192,7 +196,7 @@ def _add_runs(example: Example) -> None:
         step="publish",
         reason="worker-crashed",
         detail=HOSTILE,
-        finished_at=begin,
+        took=720,
     )
 
 
