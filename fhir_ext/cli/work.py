@@ -72,7 +72,8 @@ def sweep(
 ) -> None:
     """Enqueue every ImagingStudy that changed since the last sweep; duplicates are harmless.
 
-    Example: `fhir-ext sweep --all` after the database was lost
+    With `--all` every study is looked at again; results that stand are not written twice.
+    Example: `fhir-ext sweep --all` after HAPI was restored from a backup
     """
     from subscriptions.intake.sweep import forget_watermark
     from subscriptions.intake.sweep import sweep as run_sweep
@@ -81,7 +82,9 @@ def sweep(
     if everything:
         forget_watermark(parts.repository)
     overlap = parts.settings.intake.sweep_overlap
-    typer.echo(f"{run_sweep(parts.fhir, parts.queue, parts.repository, overlap)} studies looked at")
+    again = f"sweep-{uuid.uuid4().hex[:8]}" if everything else ""
+    count = run_sweep(parts.fhir, parts.queue, parts.repository, overlap, again=again)
+    typer.echo(f"{count} studies looked at")
 
 
 @patients.command("list")

@@ -21,10 +21,21 @@ CURSOR = "sweep/ImagingStudy"
 PAGE = 200
 
 
-def sweep(fhir: FhirClient, queue: WorkQueue, repository: Repository, overlap: timedelta) -> int:
+def sweep(
+    fhir: FhirClient,
+    queue: WorkQueue,
+    repository: Repository,
+    overlap: timedelta,
+    *,
+    again: str = "",
+) -> int:
     """Enqueue every ImagingStudy version changed since the watermark minus `overlap`.
 
     Without a watermark (a new or lost database) it starts at the beginning.
+
+    Args:
+        again: a word that makes this sweep's entries new ones, so that versions which were
+            worked on before are looked at again; for a HAPI restored from a backup.
 
     Returns:
         How many ImagingStudies were looked at.
@@ -47,7 +58,7 @@ def sweep(fhir: FhirClient, queue: WorkQueue, repository: Repository, overlap: t
         for entry in bundle.get("entry", []):
             resource = entry["resource"]
             meta = resource["meta"]
-            queue.enqueue(new_message(resource["id"], str(meta["versionId"])))
+            queue.enqueue(new_message(resource["id"], str(meta["versionId"]), run=again))
             count += 1
             watermark = max(filter(None, (watermark, _utc(meta["lastUpdated"]))))
         if watermark:

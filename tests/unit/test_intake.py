@@ -158,6 +158,13 @@ def test_sweep_enqueues_every_version_and_moves_its_watermark(repository, queue)
     assert len(queue.messages) == 3
 
 
+def test_a_sweep_may_look_at_finished_versions_again(repository, queue) -> None:
+    fhir = FakeFhir([_page(("a", "1", "2026-03-01T09:00:00Z"))])
+    sweep(fhir, queue, repository, timedelta(minutes=5))
+    sweep(fhir, queue, repository, timedelta(minutes=5), again="sweep-1")
+    assert set(queue.messages) == {"ImagingStudy/a/1", "ImagingStudy/a/1/run-sweep-1"}
+
+
 @pytest.fixture
 def intake() -> IntakeSettings:
     return IntakeSettings(hook_secret=SECRET, hook_url="http://127.0.0.1:9/hooks")
