@@ -1,53 +1,48 @@
-"""What the status page shows, as data: read from our tables, from HAPI, and by checks."""
+"""What the status page shows: read from our tables, from HAPI, and by checks."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Final
+from urllib.parse import quote
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from fhir_ext.clients.fhir import FhirClient
 from fhir_ext.errors import FhirExtError
-from fhir_ext.resources.codes import (
-    MEASUREMENT,
-    NOT_APPLIED_REASON,
-    REFUSAL_REASON,
-    TASK_REASON,
-    LocalSystem,
+from fhir_ext.resources.reading import PanelReading
+from fhir_ext.status import words
+from fhir_ext.status.checks import CHECK_LIMIT, Check, HealthMonitor, HealthState
+from fhir_ext.status.numbers import Numbers, NumbersReader
+from fhir_ext.status.views import (
+    CellView,
+    MeasurementView,
+    QueueView,
+    ReasonView,
+    ServiceView,
+    StatusView,
+    StudyView,
+    UnmatchedView,
 )
-from fhir_ext.resources.reading import PanelReading, read_panel
 from fhir_ext.store.repository import Repository, now
-from fhir_ext.store.tables import ServiceOutcome, StudyRun
+from fhir_ext.store.tables import ArchiveStudy, ServiceOutcome, StudyRun
 
-Json = dict[str, Any]
+__all__ = ["HealthState", "QueueState", "StatusDeps", "StatusService"]
 
-#: A check that takes longer (s) counts as failed; a hanging server must not hang the page.
-CHECK_LIMIT = 5.0
+#: Panels read from HAPI for one page; the numbers of older results are reached by their links.
+MOST_PANELS: Final = 60
 
-#: Panels read from HAPI for one page; older results are reached by their links.
-MOST_PANELS = 40
+#: Runs read for each study shown: a study that waited has several.
+RUNS_PER_STUDY: Final = 4
 
-#: States of a run in the words of the page.
-STATE_WORDS = {
-    "queued": "in the queue",
-    "running": "being worked on",
-    "waiting": "waiting, will be tried again",
-    "done": "done",
-    "parked": "needs a human",
-    "resumed": "resumed by a human",
-    "nothing-to-do": "nothing to do",
-}
+#: A queue whose oldest study waits longer (s) needs attention (docs/operations.md).
+OLDEST_LIMIT: Final = 600.0
 
-
-@dataclass(frozen=True, slots=True)
-class HealthState:
-    """How one part stands; `detail` is for people and holds no patient data."""
-
-    ok: bool
-    detail: str
+#: States of `ArchiveStudy` that nothing but a human or a new instance changes.
+STUCK: Final = ("unmatched", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,158 +70,243 @@ class StatusDeps:
         queue_waiting: state of the queue.
         checks: name of a part to its check.
         links: name to URL of what a person may want to open.
-        fhir_url: base of the links to resources.
+        fhir_url: base of the links to resources, as people reach it.
+        check_limit: longest wait (s) for all checks together.
     """
 
     repository: Repository
     fhir: FhirClient
     queue_waiting: Callable[[], QueueState]
-    checks: Mapping[str, Callable[[], HealthState]]
+    checks: Mapping[str, Check]
     links: Mapping[str, str]
     fhir_url: str
+    check_limit: float = CHECK_LIMIT
 
 
-def health(checks: Mapping[str, Callable[[], HealthState]]) -> dict[str, HealthState]:
-    """Run all checks side by side, each for at most `CHECK_LIMIT` seconds."""
-    pool = ThreadPoolExecutor(max_workers=max(1, len(checks)), thread_name_prefix="health")
-    try:
-        running = {name: pool.submit(check) for name, check in checks.items()}
-        states = {}
-        for name, future in running.items():
-            try:
-                states[name] = future.result(timeout=CHECK_LIMIT)
-            except FutureTimeout:
-                states[name] = HealthState(False, "did not answer in time")
-            except FhirExtError as error:
-                states[name] = HealthState(False, error.message)
-        return states
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+class StatusService:
+    """Puts the page together; one per application, safe to share between threads."""
 
+    def __init__(self, deps: StatusDeps) -> None:
+        self._deps = deps
+        self._monitor = HealthMonitor(deps.checks, deps.check_limit)
+        self._numbers = NumbersReader(deps.fhir)
 
-def overview(deps: StatusDeps, limit: int = 50) -> Json:
-    """Everything on the page; keys as documented in docs/operations.md.
+    def health(self) -> dict[str, HealthState]:
+        """Every part's state, within the monitor's limit."""
+        return self._monitor.states()
 
-    Args:
-        limit: newest runs to show.
-    """
-    runs = deps.repository.runs(limit=limit)
-    studies = [
-        _study(deps, run, deps.repository.outcomes(run.study_instance_uid))
-        if run.study_instance_uid
-        else _study(deps, run, [])
-        for run in runs
-    ]
-    _add_numbers(deps, studies)
-    queue = deps.queue_waiting()
-    return {
-        "time": now().isoformat(timespec="seconds"),
-        "health": {
-            name: {"ok": state.ok, "detail": state.detail}
-            for name, state in health(deps.checks).items()
-        },
-        "queue": {
-            "depth": queue.depth,
-            "oldest_seconds": queue.oldest_seconds,
-            "delayed": queue.delayed,
-        },
-        "studies": studies,
-        "unmatched": [
-            {
-                "study_instance_uid": study.study_instance_uid,
-                "reason": study.reason or "",
-                "since": _iso(study.changed_at),
-                "command": f"fhir-ext patients link {study.study_instance_uid} Patient/ID",
-            }
-            for study in deps.repository.archive_studies("unmatched", limit=limit)
-        ],
-        "links": dict(deps.links),
-    }
+    def overview(self, limit: int = 50) -> StatusView:
+        """Everything on the page. What cannot be read is named in `problems`, not raised.
 
-
-def _study(deps: StatusDeps, run: StudyRun, outcomes: Sequence[ServiceOutcome]) -> Json:
-    end = run.finished_at or now()
-    return {
-        "run": run.workflow_id,
-        "study_instance_uid": run.study_instance_uid or "",
-        "imaging_study": f"{deps.fhir_url}/ImagingStudy/{run.imaging_study_id}",
-        "state": run.state,
-        "state_words": STATE_WORDS.get(run.state, run.state),
-        "step": run.step,
-        "reason": run.reason or "",
-        "reason_words": _words((NOT_APPLIED_REASON, TASK_REASON), run.reason),
-        "detail": run.detail or "",
-        "queued_at": _iso(run.queued_at),
-        "finished_at": _iso(run.finished_at),
-        "seconds": round((end - run.queued_at).total_seconds(), 2),
-        "step_seconds": run.step_seconds,
-        "command": f"fhir-ext tasks resume {run.workflow_id}" if run.state == "parked" else "",
-        "services": [
-            _service(deps, outcome) for outcome in outcomes if _belongs(outcome, run.workflow_id)
-        ],
-    }
-
-
-def _belongs(outcome: ServiceOutcome, workflow_id: str) -> bool:
-    return outcome.workflow_id == workflow_id
-
-
-def _service(deps: StatusDeps, outcome: ServiceOutcome) -> Json:
-    system = NOT_APPLIED_REASON if outcome.status == "not-applied" else REFUSAL_REASON
-    return {
-        "service": outcome.service,
-        "series_instance_uid": outcome.series_instance_uid,
-        "status": outcome.status,
-        "reasons": [
-            {**reason, "words": _words((system,), reason["rule"])} for reason in outcome.reasons
-        ],
-        "panel_id": outcome.panel_id or "",
-        "panel": f"{deps.fhir_url}/Observation/{outcome.panel_id}" if outcome.panel_id else "",
-        "measurements": [],
-        "review": "",
-    }
-
-
-def _add_numbers(deps: StatusDeps, studies: Sequence[Json]) -> None:
-    """Read the newest panels from HAPI; without HAPI the page shows no numbers."""
-    wanted = [s for study in studies for s in study["services"] if s["panel_id"]][:MOST_PANELS]
-    try:
-        for service in wanted:
-            panel = read_panel(deps.fhir, service["panel_id"])
-            if panel is not None:
-                service["review"] = panel.status
-                service["measurements"] = _measurements(deps, panel)
-    except FhirExtError:
-        # Health says that HAPI is away; the rest of the page stands without it.
-        return
-
-
-def _measurements(deps: StatusDeps, panel: PanelReading) -> list[Json]:
-    """One entry per measurement, with a number or a reason for each region."""
-    rows: dict[str, Json] = {}
-    for member in panel.members:
-        row = rows.setdefault(
-            member.name,
-            {"name": member.name, "words": _words((MEASUREMENT,), member.name), "regions": {}},
+        Args:
+            limit: newest studies to show; also the longest worklist and list of parked work.
+        """
+        health = self.health()
+        view = StatusView(
+            time=_iso(now()),
+            ok=all(state.ok for state in health.values()),
+            problems=[],
+            health=health,
+            queue=None,
+            parked=[],
+            unmatched=[],
+            arriving=0,
+            studies=[],
+            more=False,
+            links=dict(self._deps.links),
         )
-        row["regions"][str(member.region)] = {
-            "value": member.value,
-            "unit": member.unit,
-            "reason": member.reason,
-            "reason_words": _words((REFUSAL_REASON,), member.reason),
-            "observation": f"{deps.fhir_url}/Observation/{member.observation_id}",
-        }
-    return list(rows.values())
+        try:
+            view = self._with_rows(view, limit)
+        except SQLAlchemyError:
+            problem = "The database does not answer: no studies can be shown."
+            view = replace(view, problems=[*view.problems, problem])
+        view = self._with_numbers(self._with_queue(view))
+        moving = view.queue is not None and view.queue.ok
+        return replace(view, ok=view.ok and moving and not view.problems)
+
+    def _with_rows(self, view: StatusView, limit: int) -> StatusView:
+        repository = self._deps.repository
+        recent = _by_study(repository.runs(limit=limit * RUNS_PER_STUDY))
+        # Parked work stays in sight, however many studies came after it.
+        parked = _by_study(
+            [*repository.runs("parked", limit=limit), *(r for rs in recent.values() for r in rs)]
+        )
+        shown = list(recent.values())[:limit]
+        stuck = repository.archive_studies(*STUCK, limit=limit)
+        return replace(
+            view,
+            studies=[self._study(runs) for runs in shown],
+            more=len(recent) > limit,
+            parked=[self._study(runs) for runs in parked.values() if runs[0].state == "parked"],
+            unmatched=[_unmatched(study) for study in stuck],
+            arriving=len(repository.archive_studies("settling")),
+        )
+
+    def _with_queue(self, view: StatusView) -> StatusView:
+        try:
+            state = self._deps.queue_waiting()
+        except (SQLAlchemyError, FhirExtError):
+            return replace(view, problems=[*view.problems, "The queue cannot be read."])
+        ok = state.oldest_seconds is None or state.oldest_seconds <= OLDEST_LIMIT
+        queue = QueueView(state.depth, state.oldest_seconds, state.delayed, ok)
+        return replace(view, queue=queue)
+
+    def _with_numbers(self, view: StatusView) -> StatusView:
+        panel_ids = [s.panel_id for study in view.studies for s in study.services if s.panel_id]
+        wanted = panel_ids[:MOST_PANELS]
+        numbers = self._numbers.read(wanted)
+        problems = list(view.problems)
+        if numbers.problem:
+            problems.append(f"Numbers cannot be read: {numbers.problem}.")
+        studies = [
+            replace(
+                study,
+                services=[
+                    self._measured(service, numbers) if service.panel_id in wanted else service
+                    for service in study.services
+                ],
+            )
+            for study in view.studies
+        ]
+        return replace(view, studies=studies, problems=problems)
+
+    def _study(self, runs: Sequence[StudyRun]) -> StudyView:
+        """One study from its runs, newest first."""
+        newest = runs[0]
+        uid = next((run.study_instance_uid for run in runs if run.study_instance_uid), "")
+        outcomes = [
+            outcome
+            for outcome in (self._deps.repository.outcomes(uid) if uid else ())
+            if outcome.imaging_study_id == newest.imaging_study_id
+        ]
+        return StudyView(
+            run=newest.workflow_id,
+            study_instance_uid=uid,
+            imaging_study_id=newest.imaging_study_id,
+            imaging_study=self._url("ImagingStudy", newest.imaging_study_id),
+            state=newest.state,
+            state_words=words.STATE_WORDS.get(newest.state, newest.state),
+            step=newest.step,
+            reason=newest.reason or "",
+            reason_words=words.reason_words(newest.reason),
+            detail=newest.detail or "",
+            queued_at=_iso(newest.queued_at),
+            finished_at=_iso(newest.finished_at),
+            since=_iso(_since(newest)),
+            seconds=max(0.0, ((newest.finished_at or now()) - newest.queued_at).total_seconds()),
+            # A row that was written by its key columns alone has none.
+            step_seconds=dict(newest.step_seconds or {}),
+            runs=len(runs),
+            command=_command("tasks resume", newest.workflow_id)
+            if newest.state == "parked"
+            else "",
+            services=[self._service(outcome) for outcome in _ordered(outcomes)],
+        )
+
+    def _service(self, outcome: ServiceOutcome) -> ServiceView:
+        say = words.not_applied_words if outcome.status == "not-applied" else words.refusal_words
+        return ServiceView(
+            service=outcome.service,
+            series_instance_uid=outcome.series_instance_uid,
+            status=outcome.status,
+            reasons=[
+                ReasonView(
+                    rule=reason.get("rule", ""),
+                    words=say(reason.get("rule", "")),
+                    seen=reason.get("seen", ""),
+                    needed=reason.get("needed", ""),
+                )
+                for reason in outcome.reasons
+            ],
+            panel_id=outcome.panel_id or "",
+            panel=self._url("Observation", outcome.panel_id) if outcome.panel_id else "",
+            review="",
+            review_words="",
+            numbers="skipped" if outcome.panel_id else "none",
+            measurements=[],
+        )
+
+    def _measured(self, service: ServiceView, numbers: Numbers) -> ServiceView:
+        if service.panel_id not in numbers.panels:
+            return replace(service, numbers="unreadable")
+        panel = numbers.panels[service.panel_id]
+        if panel is None:
+            return replace(service, numbers="missing")
+        return replace(
+            service,
+            numbers="read",
+            review=panel.status,
+            review_words=words.REVIEW_WORDS.get(panel.status, panel.status),
+            measurements=self._measurements(panel),
+        )
+
+    def _measurements(self, panel: PanelReading) -> list[MeasurementView]:
+        rows: dict[str, MeasurementView] = {}
+        for member in panel.members:
+            name = member.name
+            row = rows.setdefault(name, MeasurementView(name, words.measurement_words(name), {}))
+            row.regions[str(member.region)] = CellView(
+                value=member.value,
+                unit=member.unit,
+                reason=member.reason,
+                reason_words=words.refusal_words(member.reason),
+                status=member.status,
+                observation=self._url("Observation", member.observation_id),
+            )
+        return list(rows.values())
+
+    def _url(self, resource_type: str, resource_id: str) -> str:
+        return f"{self._deps.fhir_url.rstrip('/')}/{resource_type}/{quote(resource_id, safe='')}"
 
 
-def _words(systems: Sequence[LocalSystem], code: str | None) -> str:
-    """The display of a code in the first system that has it; the code itself without one."""
-    if not code:
-        return ""
-    for system in systems:
-        if code in system:
-            return system.coding(code).display
-    return code
+def _by_study(runs: Sequence[StudyRun]) -> dict[str, list[StudyRun]]:
+    """Runs of each ImagingStudy, newest first; studies in the order of their newest run.
+
+    The runs of a study that was put back keep the time of its first entry into the queue;
+    when each began tells them apart.
+    """
+    unique = {run.workflow_id: run for run in runs}.values()
+    newest_first = sorted(unique, key=lambda run: (run.queued_at, _begun(run)), reverse=True)
+    studies: dict[str, list[StudyRun]] = {}
+    for run in newest_first:
+        studies.setdefault(run.imaging_study_id, []).append(run)
+    return studies
+
+
+def _begun(run: StudyRun) -> datetime:
+    return run.started_at or run.queued_at
+
+
+def _since(run: StudyRun) -> datetime:
+    if run.state == "running":
+        return _begun(run)
+    return run.finished_at or run.queued_at
+
+
+def _ordered(outcomes: Sequence[ServiceOutcome]) -> list[ServiceOutcome]:
+    """What has numbers first, what was not applied last."""
+    order = {"done": 0, "refused": 1, "failed": 2}
+    return sorted(
+        outcomes,
+        key=lambda item: (order.get(item.status, 3), item.service, item.series_instance_uid),
+    )
+
+
+def _unmatched(study: ArchiveStudy) -> UnmatchedView:
+    uid = study.study_instance_uid
+    link = f"{_command('patients link', uid)} Patient/ID"
+    return UnmatchedView(
+        study_instance_uid=uid,
+        reason=study.reason or "",
+        reason_words=words.unmatched_words(study.reason or ""),
+        since=_iso(study.changed_at),
+        command=link if study.state == "unmatched" else "",
+    )
+
+
+def _command(verb: str, argument: str) -> str:
+    """A command to copy; the argument came from outside and must stay one argument."""
+    return f"fhir-ext {verb} {shlex.quote(argument)}"
 
 
 def _iso(moment: datetime | None) -> str:

@@ -87,7 +87,7 @@ class Example:
     repository: Repository
     fhir: FhirInMemory
 
-    def app(self, **checks: Callable[[], HealthState]) -> FastAPI:
+    def app(self, check_limit: float = 3.0, **checks: Callable[[], HealthState]) -> FastAPI:
         """The routes as the service mounts them."""
         app = FastAPI()
         install_error_handlers(app)
@@ -99,6 +99,7 @@ class Example:
             checks=checks or {"FHIR server": lambda: HealthState(True, "answers searches")},
             links={"FHIR server": FHIR_URL},
             fhir_url=FHIR_URL,
+            check_limit=check_limit,
         )
         app.include_router(status_router(deps))
         return app
