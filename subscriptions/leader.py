@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from dbos import DBOS
+from sqlalchemy.exc import SQLAlchemyError
 
 from fhir_ext.errors import FhirExtError
 from fhir_ext.logs import event, get_logger, incident
@@ -68,8 +69,12 @@ class Leader:
     def _renew(self) -> None:
         pause = self._ttl.total_seconds() / 4
         while True:
-            self._repository.acquire_lease(WORKER_PREFIX + self._holder, self._holder, self._ttl)
-            leads = self._repository.acquire_lease(LEADER, self._holder, self._ttl)
+            try:
+                leads = self._hold_leases()
+            except SQLAlchemyError as error:
+                # A database that is away is tried again; until then nobody leads.
+                incident(log, "lease-failed", error)
+                leads = False
             if leads != self._leading.is_set():
                 event(log, "leader-changed", leading=leads)
             if leads:
@@ -78,6 +83,12 @@ class Leader:
                 self._leading.clear()
             if self._stopping.wait(pause):
                 return
+
+    def _hold_leases(self) -> bool:
+        """Renew this worker's own lease, and the leader's if it can be had."""
+        own = WORKER_PREFIX + self._holder
+        self._repository.acquire_lease(own, self._holder, self._ttl)
+        return self._repository.acquire_lease(LEADER, self._holder, self._ttl)
 
     def _repeat(self, loop: Loop) -> None:
         while not self._stopping.is_set():

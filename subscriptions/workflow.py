@@ -20,6 +20,7 @@ from typing import Any
 
 from dbos import DBOS
 from pydantic import TypeAdapter
+from sqlalchemy.exc import SQLAlchemyError
 
 from fhir_ext.errors import FhirExtError, UpstreamError
 from fhir_ext.logs import event, get_logger, incident
@@ -226,7 +227,22 @@ class StudyWorkflow:
         version_read: str | None = None,
         **values: Any,
     ) -> None:
-        """Keep the row of this run up to date for the status page."""
+        """Keep the row of this run up to date for the status page.
+
+        The row is for people; a database that cannot take it must not fail the step.
+        """
+        try:
+            self._write_row(message, seconds, version_read, values)
+        except SQLAlchemyError as error:
+            incident(log, "run-row-failed", error)
+
+    def _write_row(
+        self,
+        message: StudyMessage,
+        seconds: Mapping[str, float] | None,
+        version_read: str | None,
+        values: Mapping[str, Any],
+    ) -> None:
         row = self.repository.run(message.workflow_id)
         kept = row.model_dump() if row else {"queued_at": _instant(message.queued_at)}
         merged = {**kept, **values, "version": version_read or kept.get("version", message.version)}
