@@ -94,12 +94,12 @@ def patients_list() -> None:
     The header is shown to you and stored nowhere. Example: `fhir-ext patients list`
     """
     from fhir_ext.clients.dicomweb import DicomWebClient
-    from subscriptions.intake.patients import header_identity
+    from subscriptions.intake.patients import header_identity, waiting_studies
 
     parts = Parts(load_settings())
     archive = DicomWebClient(parts.settings.archive, parts.settings.limits)
     table = Table("Study Instance UID", "reason", "issuer", "patient ID", "name", "born")
-    waiting = parts.repository.archive_studies("unmatched")
+    waiting = waiting_studies(parts.repository)
     for study in waiting:
         identity = header_identity(archive, study.study_instance_uid)
         table.add_row(study.study_instance_uid, study.reason or "", *identity)
@@ -115,10 +115,11 @@ def patients_link(
 
     Example: `fhir-ext patients link 1.2.840.… Patient/123`
     """
+    from subscriptions.intake.patients import waiting_studies
+
     parts = Parts(load_settings())
-    row = parts.repository.archive_study(study_instance_uid)
-    # A waiting study is looked at again from time to time, and is `settling` meanwhile.
-    if row is None or row.state not in ("unmatched", "settling"):
+    waiting = {study.study_instance_uid for study in waiting_studies(parts.repository)}
+    if study_instance_uid not in waiting:
         raise NotFoundError("no such study waits for a patient; see `fhir-ext patients list`")
     resource = parts.fhir.read("Patient", patient.rpartition("/")[2])
     parts.repository.update_archive_study(

@@ -11,14 +11,16 @@ from pydicom import Dataset
 from fhir_ext.clients.dicomweb import DicomWebClient
 from fhir_ext.clients.fhir import FhirClient
 from fhir_ext.settings import BridgeSettings
+from fhir_ext.store.repository import Repository
+from fhir_ext.store.tables import ArchiveStudy
+
+#: Why a study waits for a patient.
+WAITING_REASONS = frozenset({"no-patient-id", "unknown-issuer", "no-match", "several-matches"})
 
 
 @dataclass(frozen=True, slots=True)
 class PatientLink:
-    """The answer for one study: a Patient id, or the reason why there is none.
-
-    `reason` is `no-patient-id`, `unknown-issuer`, `no-match` or `several-matches`.
-    """
+    """The answer for one study: a Patient id, or one of `WAITING_REASONS`."""
 
     patient_id: str | None
     reason: str | None = None
@@ -54,6 +56,15 @@ def identifier_system(header: Dataset, settings: BridgeSettings) -> str | None:
     """Patient.identifier.system for the header's issuer; None when it is not configured."""
     issuer = str(header.get("IssuerOfPatientID", "") or "").strip()
     return settings.issuers.get(issuer) if issuer else settings.default_issuer
+
+
+def waiting_studies(repository: Repository) -> list[ArchiveStudy]:
+    """The worklist: studies without a patient, also while they are looked at again."""
+    return [
+        study
+        for study in repository.archive_studies("unmatched", "settling")
+        if study.reason in WAITING_REASONS
+    ]
 
 
 def header_identity(archive: DicomWebClient, study_instance_uid: str) -> tuple[str, str, str, str]:
