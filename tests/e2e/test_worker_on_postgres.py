@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from fhir_ext.embedded.postgres import PostgresServer
-from fhir_ext.embedded.process import ChildProcess
+from fhir_ext.embedded.process import ChildProcess, free_port
 from fhir_ext.resources.ids import imaging_study_id
 from fhir_ext.store.engine import create_store_engine, migrate
 from fhir_ext.store.repository import Repository
@@ -39,7 +39,7 @@ def test_a_study_is_worked_on(installation, small_study, url) -> None:
             **tree.environment,
             "FHIR_EXT_DATABASE__URL": url,
             "FHIR_EXT_WORKER__EXECUTOR_ID": "on-postgres",
-            "FHIR_EXT_TELEMETRY__WORKER_METRICS_PORT": "",
+            "FHIR_EXT_TELEMETRY__WORKER_METRICS_PORT": str(free_port()),
         },
     )
     try:

@@ -17,14 +17,14 @@ import requests
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FHIR_EXT_")}
-    log = (folder / "up.log").open("wb")
-    return subprocess.Popen(
-        [sys.executable, "-m", "fhir_ext", "up", "--dir", str(folder / "run")],
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        start_new_session=True,
-    )
+    with (folder / "up.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "fhir_ext", "up", "--dir", str(folder / "run")],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
 
 
 def _state(folder: Path, process: subprocess.Popen[bytes]) -> dict:
