@@ -23,7 +23,7 @@ from pydantic import TypeAdapter
 from sqlalchemy.exc import SQLAlchemyError
 
 from fhir_ext.errors import FhirExtError, UpstreamError
-from fhir_ext.logs import event, get_logger, incident
+from fhir_ext.logs import event, get_logger, incident, study_ref
 from fhir_ext.resources.ids import result_id
 from fhir_ext.settings import IntakeSettings
 from fhir_ext.store.repository import Repository, now
@@ -111,7 +111,10 @@ class StudyWorkflow:
             message, state="running", started_at=now(), queued_at=_instant(message.queued_at)
         )
         prepared = self.analyze.prepare(message.imaging_study_id)
-        self._note(message, state="running", study_instance_uid=prepared.study_instance_uid)
+        uid = prepared.study_instance_uid
+        self._note(message, state="running", study_instance_uid=uid)
+        series = len(prepared.jobs)
+        event(log, "study-prepared", study=study_ref(uid), kind=prepared.kind, series=series)
         return _dump(_prepared, prepared)
 
     def _analyze(self, study_instance_uid: str, job: SeriesJob) -> Json:
@@ -129,7 +132,11 @@ class StudyWorkflow:
             for outcome in outcomes
             for result in _outcome.validate_python(_without(outcome, "issued")).results
         ]
-        return self.analyze.publish(prepared, results, issued, trace_id_of(message.carrier))
+        timing = self.analyze.publish(prepared, results, issued, trace_id_of(message.carrier))
+        for channel in ("fhir", "dicom"):
+            self.metrics.delivery(channel, "delivered")
+        event(log, "study-published", study=study_ref(prepared.study_instance_uid))
+        return timing
 
     def _finish(self, message: StudyMessage, raw: Json, outcomes: list[Json]) -> None:
         prepared = _prepared.validate_python(raw)

@@ -50,7 +50,13 @@ def fetch_series(
         UpstreamError: the archive is down, or delivered fewer instances than it lists.
         RefusedInput: the series as a whole is over a limit.
     """
-    found = retrieve_volumes(archive, study_instance_uid, series_instance_uid, limits)
+    found = retrieve_volumes(
+        archive,
+        study_instance_uid,
+        series_instance_uid,
+        limits,
+        expected_instances=expected or None,
+    )
     uids = {uid for volume in found.volumes for uid in volume.sop_instance_uids}
     uids |= {item.sop_instance_uid for item in found.rejected if item.sop_instance_uid}
     unnamed = sum(not item.sop_instance_uid for item in found.rejected)
