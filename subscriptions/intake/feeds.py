@@ -43,10 +43,9 @@ class OrthancFeed:
             row = self.repository.archive_study(study.study_instance_uid)
             if row is None or row.archive_mark != study.last_update:
                 yield study.study_instance_uid
-                if row is not None:
-                    self.repository.update_archive_study(
-                        study.study_instance_uid, archive_mark=study.last_update
-                    )
+                self.repository.update_archive_study(
+                    study.study_instance_uid, archive_mark=study.last_update
+                )
 
     def changed(self) -> Iterator[str]:
         since = int(self.repository.cursor(self.cursor) or 0)

@@ -237,3 +237,22 @@ def test_several_acquisitions_in_one_series_are_recognised(installation, small_s
     (panel,) = _panels(installation.results(uid))
     members = _members(installation.results(uid), panel)
     assert any("valueQuantity" in member for member in members), "the larger stack was measured"
+
+
+def test_emphysema_on_the_problem_list_raises_no_issue(installation, small_study) -> None:
+    patient = installation.patient()
+    fhir_id = patient.patient_id.lower()
+    installation.fhir.put(
+        {
+            "resourceType": "Condition",
+            "id": f"{fhir_id}-emphysema",
+            "subject": {"reference": f"Patient/{fhir_id}"},
+            "code": {"coding": [{"system": "http://snomed.info/sct", "code": "87433001"}]},
+        }
+    )
+    (series,) = small_study(patient)
+    uid = installation.store(series)
+    installation.wait_done(uid)
+    results = installation.results(uid)
+    assert results["RiskAssessment"], "the risk is told all the same"
+    assert "DetectedIssue" not in results
