@@ -13,10 +13,14 @@ from fhir_ext.resources.ids import imaging_study_id
 from subscriptions.intake.subscription import SUBSCRIPTION_ID
 
 
+#: What people's terminals add must not stand between a word and its test.
+PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "FORCE_COLOR": "", "TERM": "dumb"}
+
+
 def _command(installation, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "fhir_ext", *arguments],
-        env={**os.environ, **installation.tree.environment, "COLUMNS": "200"},
+        env={**os.environ, **installation.tree.environment, **PLAIN},
         capture_output=True,
         text=True,
         timeout=120,
@@ -55,7 +59,7 @@ def test_doctor_says_what_to_do_when_hapi_is_not_there(installation) -> None:
     }
     done = subprocess.run(
         [sys.executable, "-m", "fhir_ext", "doctor"],
-        env={**os.environ, **environment, "COLUMNS": "200"},
+        env={**os.environ, **environment, **PLAIN},
         capture_output=True,
         text=True,
         timeout=120,
