@@ -12,7 +12,6 @@ import pytest
 from fhir_ext.resources.ids import imaging_study_id
 from subscriptions.intake.subscription import SUBSCRIPTION_ID
 
-
 #: What people's terminals add must not stand between a word and its test.
 PLAIN = {"COLUMNS": "200", "NO_COLOR": "1", "FORCE_COLOR": "", "TERM": "dumb"}
 
