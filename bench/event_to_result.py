@@ -27,7 +27,8 @@ from fhir_ext.phantom import PhantomPatient, PhantomSpec, build, write_series
 from fhir_ext.resources.ids import imaging_study_id, inference_key, result_id
 from models.registry import Registry
 
-WARM_UP = 5
+#: Studies that are not counted: HAPI needs some hundred requests to become quick.
+WARM_UP = 15
 POLL = 0.005
 DCM = "http://dicom.nema.org/resources/ontology/DCM"
 
