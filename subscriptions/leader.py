@@ -21,6 +21,9 @@ log = get_logger(__name__)
 LEADER = "leader"
 WORKER_PREFIX = "worker/"
 
+#: States in which DBOS leaves a workflow that it will not run again.
+GAVE_UP = ("MAX_RECOVERY_ATTEMPTS_EXCEEDED", "ERROR")
+
 #: Finished workflows deleted by one round of the retention.
 RETENTION_BATCH = 500
 
@@ -138,7 +141,7 @@ def park_crashed(repository: Repository, analyze: AnalyzeService) -> int:
     """
     parked = 0
     for status in DBOS.list_workflows(
-        status=["MAX_RECOVERY_ATTEMPTS_EXCEEDED", "ERROR"],
+        status=list(GAVE_UP),
         name=STUDY_WORKFLOW,
         load_output=False,
     ):
@@ -171,7 +174,8 @@ def delete_finished(repository: Repository, retention: timedelta) -> int:
     """
     before = now() - retention
     finished = DBOS.list_workflows(
-        status=["SUCCESS"],
+        # Those that gave up too: without their run's row they would be parked once more.
+        status=["SUCCESS", *GAVE_UP],
         end_time=before.isoformat(),
         limit=RETENTION_BATCH,
         load_input=False,

@@ -44,13 +44,10 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DA, DT, TM
 
 from fhir_ext.resources import codes
-from fhir_ext.resources.codes import Coding
+from fhir_ext.resources.codes import MANUFACTURER, Coding
 from fhir_ext.resources.ids import dicom_uid
 from fhir_ext.resources.observation import tracking_uid
 from fhir_ext.results import Region, ServiceResult
-
-#: Manufacturer (0008,0070) of all objects of ours; the archive bridge knows them by it.
-MANUFACTURER: Final = "fhir-ext"
 
 #: SeriesNumber (0020,0011) of the SR of a series without a number; else it is added to it.
 SERIES_NUMBER_BASE: Final = 9000

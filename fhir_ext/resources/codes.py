@@ -111,6 +111,10 @@ def _codes(*rows: tuple[str, str, str]) -> tuple[LocalCode, ...]:
 
 _OTHER = ("other", "Other", "A reason that has no code of its own; the text says which.")
 
+#: Who makes what we write: Device.manufacturer, and Manufacturer (0008,0070) of our DICOM
+#: objects, by which the archive bridge knows them as ours.
+MANUFACTURER: Final = "fhir-ext"
+
 # Ours: what is measured
 
 MEASUREMENT: Final = LocalSystem(

@@ -24,7 +24,7 @@ def model_device(model: ModelIdentity) -> Json:
             }
         ],
         "status": "active",
-        "manufacturer": "fhir-ext",
+        "manufacturer": codes.MANUFACTURER,
         "modelNumber": model.id,
         "deviceName": [{"name": model.title, "type": "model-name"}],
         "type": concept(codes.AI_DEVICE),
@@ -43,7 +43,7 @@ def software_device(version: str) -> Json:
         "id": software_device_id(version),
         "identifier": [{"system": codes.MODEL_VERSION, "value": f"fhir-ext/{version}"}],
         "status": "active",
-        "manufacturer": "fhir-ext",
+        "manufacturer": codes.MANUFACTURER,
         "deviceName": [{"name": "fhir-ext", "type": "user-friendly-name"}],
         "type": {"text": "Software that runs imaging models and writes their results"},
         "version": [{"value": version}],

@@ -19,6 +19,7 @@ from fhir_ext.clients.fhir import FhirClient
 from fhir_ext.clients.orthanc import OrthancChanges
 from fhir_ext.errors import FhirExtError, NotFoundError, UpstreamError
 from fhir_ext.logs import event, get_logger
+from fhir_ext.resources.codes import MANUFACTURER
 from fhir_ext.resources.ids import imaging_study_id
 from fhir_ext.resources.imaging_study import ArchiveSeries, build_imaging_study, study_from_header
 from fhir_ext.settings import BridgeSettings, LimitSettings, Settings
@@ -28,9 +29,6 @@ from subscriptions.intake.feeds import ChangeFeed, OrthancFeed, QidoFeed
 from subscriptions.intake.patients import link_patient
 
 log = get_logger(__name__)
-
-#: Manufacturer (0008,0070) of the objects that we store.
-OWN_MANUFACTURER = "fhir-ext"
 
 #: Modalities whose series may be our own results; only these are looked into.
 RESULT_MODALITIES = frozenset({"SR", "SEG"})
@@ -163,7 +161,7 @@ class ArchiveBridge:
         known = self._own_series.get(series.series_instance_uid)
         if known is None:
             header = self._header(study_instance_uid, series)
-            known = str(header.get("Manufacturer", "")) == OWN_MANUFACTURER
+            known = str(header.get("Manufacturer", "")) == MANUFACTURER
             self._own_series[series.series_instance_uid] = known
         return known
 
