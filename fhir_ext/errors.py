@@ -3,11 +3,13 @@
     FhirExtError
     ├── CallerError                 the caller's fault: 4xx
     │   ├── BadRequestError         400  malformed request
+    │   ├── UnauthorizedError       401  no token, or one that does not hold
     │   ├── ForbiddenError          403  wrong secret, scope or role
     │   ├── NotFoundError           404  no such resource, study or model
     │   ├── ConflictError           409  the state does not allow it
     │   ├── TooLargeError           413  over a limit of the settings
-    │   └── UnprocessableError      422  well formed, but cannot be acted on
+    │   ├── UnprocessableError      422  well formed, but cannot be acted on
+    │   └── ThrottledError          429  too many requests of one client
     ├── UpstreamError               HAPI, archive or another server failed: retry
     │   ├── UpstreamUnavailable     502/503: refused, reset, 5xx
     │   └── UpstreamTimeout         504: no answer in time
@@ -22,6 +24,28 @@ our CodeSystems (`fhir_ext.resources.codes`) where one exists.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeIssue:
+    """One OperationOutcome.issue.
+
+    Attributes:
+        code: FHIR R4 IssueType.
+        detail: code in our CodeSystem `error` (an open one).
+        diagnostics: one sentence without patient data.
+        severity: FHIR R4 IssueSeverity.
+        expression: FHIRPath of what is wrong, in the caller's own resource.
+    """
+
+    code: str
+    detail: str
+    diagnostics: str
+    severity: str = "error"
+    expression: str | None = None
+
 
 class FhirExtError(Exception):
     """Base of the tree.
@@ -29,6 +53,8 @@ class FhirExtError(Exception):
     Args:
         message: one sentence for an operator, without patient data.
         code: stable machine-readable code in kebab-case.
+        issues: the single things that are wrong, where there are several; an
+            OperationOutcome then lists these instead of the message.
     """
 
     status: int = 500
@@ -36,10 +62,13 @@ class FhirExtError(Exception):
     #: FHIR R4 `IssueType` (OperationOutcome.issue.code) of this kind of error.
     issue_type = "exception"
 
-    def __init__(self, message: str, *, code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: str | None = None, issues: Sequence[OutcomeIssue] = ()
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code or self.default_code
+        self.issues = tuple(issues)
 
 
 class CallerError(FhirExtError):
@@ -50,6 +79,14 @@ class CallerError(FhirExtError):
 
 class BadRequestError(CallerError):
     pass
+
+
+class UnauthorizedError(CallerError):
+    """No token, or one that does not hold (RFC 6750 section 3)."""
+
+    status = 401
+    default_code = "unauthorized"
+    issue_type = "login"
 
 
 class ForbiddenError(CallerError):
@@ -80,6 +117,22 @@ class UnprocessableError(CallerError):
     status = 422
     default_code = "unprocessable"
     issue_type = "processing"
+
+
+class ThrottledError(CallerError):
+    """Too many requests of one client.
+
+    Args:
+        retry_after: seconds after which the next one is let through.
+    """
+
+    status = 429
+    default_code = "throttled"
+    issue_type = "throttled"
+
+    def __init__(self, message: str, *, retry_after: int, code: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after = retry_after
 
 
 class UpstreamError(FhirExtError):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -21,7 +20,14 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from fhir_ext.errors import FhirExtError, TooLargeError, UpstreamError
+from fhir_ext.errors import (
+    FhirExtError,
+    OutcomeIssue,
+    ThrottledError,
+    TooLargeError,
+    UnauthorizedError,
+    UpstreamError,
+)
 from fhir_ext.logs import get_logger, incident
 from fhir_ext.resources.codes import ERROR
 
@@ -66,27 +72,10 @@ _PARAMETER = re.compile(r"[A-Za-z_$][A-Za-z0-9_$-]{0,40}")
 _RULE = re.compile(r"[a-z][a-z_]{0,60}")
 
 
-@dataclass(frozen=True, slots=True)
-class OutcomeIssue:
-    """One OperationOutcome.issue.
-
-    Attributes:
-        code: FHIR R4 IssueType.
-        detail: code in our CodeSystem `error` (an open one).
-        diagnostics: one sentence without patient data.
-        severity: FHIR R4 IssueSeverity.
-    """
-
-    code: str
-    detail: str
-    diagnostics: str
-    severity: str = "error"
-
-
 def operation_outcome(cause: FhirExtError | Sequence[OutcomeIssue]) -> dict[str, Any]:
     """OperationOutcome of an error of ours or of issues; at least one issue."""
     if isinstance(cause, FhirExtError):
-        cause = [OutcomeIssue(cause.issue_type, cause.code, cause.message)]
+        cause = cause.issues or [OutcomeIssue(cause.issue_type, cause.code, cause.message)]
     return {
         "resourceType": "OperationOutcome",
         "issue": [
@@ -95,6 +84,7 @@ def operation_outcome(cause: FhirExtError | Sequence[OutcomeIssue]) -> dict[str,
                 "code": issue.code,
                 "details": {"coding": [{"system": ERROR.url, "code": issue.detail}]},
                 "diagnostics": issue.diagnostics,
+                **({"expression": [issue.expression]} if issue.expression else {}),
             }
             for issue in cause
         ],
@@ -112,9 +102,16 @@ def outcome_response(
 
 
 def error_response(error: FhirExtError) -> Response:
-    """Status, Retry-After and OperationOutcome of an error of ours."""
-    waits = isinstance(error, UpstreamError)
-    headers = {"retry-after": str(RETRY_AFTER_SECONDS)} if waits else {}
+    """Status, OperationOutcome, and the header that says what to do about it."""
+    headers = {}
+    if isinstance(error, UpstreamError):
+        headers["retry-after"] = str(RETRY_AFTER_SECONDS)
+    elif isinstance(error, ThrottledError):
+        headers["retry-after"] = str(error.retry_after)
+    elif isinstance(error, UnauthorizedError):
+        # RFC 6750 section 3; a request without a token is told no error code.
+        said = "" if error.code == "no-token" else ', error="invalid_token"'
+        headers["www-authenticate"] = f'Bearer realm="fhir-ext"{said}'
     return outcome_response(error.status, error, headers)
 
 

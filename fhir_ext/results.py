@@ -139,3 +139,72 @@ class ServiceResult:
     measurements: tuple[Measurement, ...]
     risks: tuple[Risk, ...] = ()
     issues: tuple[Issue, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InputValue:
+    """One input of a risk model and where it came from.
+
+    Attributes:
+        name: name of the input (`systolic-bp`), a code of the CodeSystem `risk-input`.
+        value: number in `unit`, truth, or code, as the input is defined.
+        unit: UCUM unit of a number, as the model reads it; None for truths and codes.
+        source: `caller`, `chart` or `imaging`.
+        date: FHIR R4 date or dateTime of what was recorded; None when the caller gave none.
+        reference: `Observation/1` it was read from; None for the caller's values.
+        preliminary: read from a preliminary AI result.
+    """
+
+    name: str
+    value: float | bool | str
+    unit: str | None
+    source: Literal["caller", "chart", "imaging"]
+    date: str | None = None
+    reference: str | None = None
+    preliminary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RiskPrediction:
+    """One outcome that a risk model predicts.
+
+    Attributes:
+        outcome: code in the CodeSystem `risk-outcome` (for example `lung-cancer`).
+        percent: probability in percent, 0 to 100 (RiskAssessment.prediction in R4).
+        years: horizon, counted from the date the score is for; None where the model has
+            none.
+        qualitative: HL7 `risk-probability` code where the publication has a threshold.
+        threshold: the threshold and its source in words.
+    """
+
+    outcome: str
+    percent: float
+    years: float | None = None
+    qualitative: Literal["negligible", "low", "moderate", "high", "certain"] | None = None
+    threshold: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RiskScore:
+    """What a risk model says of one person.
+
+    Attributes:
+        model: code of the model (`plco-m2012`).
+        title: name for people.
+        version: version of our implementation.
+        citation: the publication.
+        as_of: date the score is for (FHIR date).
+        inputs: every input that was used, in the model's order.
+        predictions: at least one.
+        flags: sentences a reader must know: outside of the derivation range, race term
+            used, preliminary findings, non-gated calcium.
+    """
+
+    model: str
+    title: str
+    version: str
+    citation: str
+    as_of: str
+    inputs: tuple[InputValue, ...]
+    predictions: tuple[RiskPrediction, ...]
+    flags: tuple[str, ...] = ()

@@ -160,6 +160,9 @@ class WorkerSettings(Group):
         None, description="Stable and unique per worker; required on Postgres."
     )
     concurrency: int = Field(2, description="Studies worked on at once by one worker.")
+    chores: int = Field(
+        2, description="Chores (audit entries, new scores) worked on at once by one worker."
+    )
     queue_poll_interval: timedelta = Field(
         timedelta(seconds=0.03), description="Pause between looks at the queue."
     )
@@ -180,6 +183,105 @@ class ServerSettings(Group):
     host: str = Field("127.0.0.1", description="Bind address.")
     port: int = Field(8000, description="Bind port.")
     public_url: str = Field("http://127.0.0.1:8000", description="How others reach us.")
+
+    @property
+    def fhir_base(self) -> str:
+        """The FHIR base as others see it; no slash at its end."""
+        return f"{self.public_url.rstrip('/')}/fhir"
+
+
+class AuthSettings(Group):
+    """Who may come in: the issuer of tokens and what its claims mean."""
+
+    issuer: str | None = Field(
+        None, description="`iss` of the tokens; without it `/fhir` is closed."
+    )
+    audience: str | None = Field(
+        None, description="`aud` of the tokens; the public FHIR base without it."
+    )
+    jwks_url: str | None = Field(
+        None, description="Keys of the issuer (RFC 7517); its discovery document names it else."
+    )
+    introspection_url: str | None = Field(
+        None, description="RFC 7662 endpoint, for tokens that are not JWTs."
+    )
+    introspection_auth: HttpAuth = Field(
+        default_factory=HttpAuth, description="Our credentials at the introspection endpoint."
+    )
+    leeway: timedelta = Field(timedelta(seconds=10), description="Clock difference accepted.")
+    jwks_lifetime: timedelta = Field(
+        timedelta(minutes=10), description="Keys are fetched again after this."
+    )
+    jwks_cooldown: timedelta = Field(
+        timedelta(seconds=10),
+        description="Shortest pause between two fetches, however many unknown keys are seen.",
+    )
+    roles_claim: str = Field(
+        "roles", description="Claim with role names; a dot goes one level down."
+    )
+    roles: dict[str, str] = Field(
+        default_factory=dict, description="Role name of the issuer to persona; same names without."
+    )
+    programs_claim: str = Field(
+        "programs", description="Claim with ids of the Groups a user works for."
+    )
+    development_issuer: bool = Field(
+        False, description="Whether `issuer` is ours for development; refused on public addresses."
+    )
+
+
+class GatewaySettings(Group):
+    """The door `/fhir`."""
+
+    connections: int = Field(64, description="Most connections to the FHIR server.")
+    checked_bytes: int = Field(
+        50_000_000, description="Largest answer of the FHIR server that must be read to be checked."
+    )
+    bundle_entries: int = Field(500, description="Most entries of a batch or transaction.")
+    page_size: int = Field(1000, description="Largest `_count` of a search.")
+    requests_per_minute: int = Field(
+        6000, description="Requests of one client per minute, on average."
+    )
+    burst: int = Field(500, description="Requests that one client may send at once.")
+    receive_timeout: timedelta = Field(
+        timedelta(seconds=30), description="Longest wait for the next piece of a request's body."
+    )
+    membership_lifetime: timedelta = Field(
+        timedelta(seconds=10), description="How long the members of a program are remembered."
+    )
+    link_secret: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Signs links to further pages; the same for all copies of `serve`. "
+        "Random per process without it.",
+    )
+    cors_origins: tuple[str, ...] = Field(
+        (), description="Origins of browser apps that may call `/fhir`."
+    )
+
+
+class OutgoingSettings(Group):
+    """Addresses that we may call because somebody else named them (JWKS, introspection)."""
+
+    hosts: tuple[str, ...] = Field(
+        (), description="Hosts that may be called; any public one when empty."
+    )
+    private_networks: bool = Field(
+        False, description="Whether private and loopback addresses may be called."
+    )
+    plain_http: bool = Field(False, description="Whether `http` may be used.")
+
+
+class AuditSettings(Group):
+    """AuditEvents of accesses."""
+
+    journal: Path = Field(
+        Path(".run/audit"), description="Folder where accesses are noted until they are queued."
+    )
+    flush_interval: timedelta = Field(
+        timedelta(seconds=0.25), description="Pause between two hand-overs to the queue."
+    )
+    batch: int = Field(100, description="Most accesses in one entry of the queue.")
 
 
 class TelemetrySettings(Group):
@@ -215,6 +317,10 @@ class Settings(BaseSettings):
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
+    auth: AuthSettings = Field(default_factory=AuthSettings)
+    gateway: GatewaySettings = Field(default_factory=GatewaySettings)
+    outgoing: OutgoingSettings = Field(default_factory=OutgoingSettings)
+    audit: AuditSettings = Field(default_factory=AuditSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
 

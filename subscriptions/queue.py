@@ -17,6 +17,8 @@ from fhir_ext.store.engine import create_store_engine, queue_url
 APPLICATION = "fhir-ext"
 STUDY_QUEUE = "studies"
 STUDY_WORKFLOW = "analyze-study"
+CHORE_QUEUE = "chores"
+CHORE_WORKFLOW = "chore"
 
 #: Raised whenever the order or meaning of the workflow's steps changes: work begun by
 #: another version is then not resumed in the middle.
@@ -112,6 +114,27 @@ class WorkQueue:
         """
         self._client.enqueue(enqueue_options(message, delay), message.as_json())
         return message.workflow_id
+
+    def enqueue_chore(self, name: str, key: str, payload: Mapping[str, object]) -> str:
+        """Put a chore (`subscriptions.chores`) into the queue; durable when this returns.
+
+        Args:
+            name: which handler does it.
+            key: what makes it one thing; known already, it changes nothing.
+            payload: JSON; ids and codes, no clinical values.
+
+        Returns:
+            The workflow id.
+        """
+        options = EnqueueOptions(
+            queue_name=CHORE_QUEUE,
+            workflow_name=CHORE_WORKFLOW,
+            workflow_id=f"{name}/{key}",
+            app_version=WORKFLOW_VERSION,
+            application_name=APPLICATION,
+        )
+        self._client.enqueue(options, name, key, dict(payload))
+        return f"{name}/{key}"
 
     def waiting(self) -> Sequence[WorkflowStatus]:
         """Everything that is enqueued, delayed or being worked on; oldest first."""

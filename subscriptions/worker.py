@@ -13,6 +13,7 @@ from fhir_ext.clients.dicomweb import DicomWebClient
 from fhir_ext.clients.fhir import FhirClient
 from fhir_ext.errors import SettingsError
 from fhir_ext.logs import event, get_logger
+from fhir_ext.resources.task import parked_chore_task
 from fhir_ext.settings import Settings
 from fhir_ext.store.engine import create_store_engine, queue_url
 from fhir_ext.store.repository import Repository
@@ -20,6 +21,7 @@ from fhir_ext.telemetry import Metrics
 from models.registry import Registry
 from operations.analyze.rules import load_rules
 from operations.analyze.service import AnalyzeService
+from subscriptions.chores import Chores, Handler
 from subscriptions.intake.bridge import ArchiveBridge
 from subscriptions.intake.subscription import ensure_subscription
 from subscriptions.intake.sweep import sweep
@@ -30,10 +32,20 @@ from subscriptions.leader import (
     park_crashed,
     take_over_dead_workers,
 )
-from subscriptions.queue import APPLICATION, STUDY_QUEUE, WORKFLOW_VERSION, WorkQueue
+from subscriptions.queue import (
+    APPLICATION,
+    CHORE_QUEUE,
+    STUDY_QUEUE,
+    WORKFLOW_VERSION,
+    WorkQueue,
+)
 from subscriptions.workflow import StudyWorkflow
 
 log = get_logger(__name__)
+
+
+#: Nobody waits for a chore, so its queue is looked at less often than that of studies.
+CHORE_POLL_SECONDS = 0.25
 
 
 def executor_id(settings: Settings) -> str:
@@ -50,7 +62,7 @@ def executor_id(settings: Settings) -> str:
 
 
 @contextmanager
-def running_queue(settings: Settings, workflow: StudyWorkflow) -> Iterator[None]:
+def running_queue(settings: Settings, workflow: StudyWorkflow, chores: Chores) -> Iterator[None]:
     """Launch DBOS for this process and stop it at the end."""
     engine = create_store_engine(queue_url(settings.database.url))
     config = DBOSConfig(
@@ -65,6 +77,7 @@ def running_queue(settings: Settings, workflow: StudyWorkflow) -> Iterator[None]
     )
     DBOS(config=config)
     workflow.register()
+    chores.register()
     DBOS.launch()
     DBOS.register_queue(
         STUDY_QUEUE,
@@ -74,11 +87,24 @@ def running_queue(settings: Settings, workflow: StudyWorkflow) -> Iterator[None]
         polling_interval_sec=settings.worker.queue_poll_interval.total_seconds(),
         on_conflict="always_update",
     )
+    DBOS.register_queue(
+        CHORE_QUEUE,
+        worker_concurrency=settings.worker.chores,
+        polling_interval_sec=CHORE_POLL_SECONDS,
+        on_conflict="always_update",
+    )
     try:
         yield
     finally:
         DBOS.destroy(workflow_completion_timeout_sec=5)
         engine.dispose()
+
+
+def chore_handlers(
+    settings: Settings, fhir: FhirClient, archive: DicomWebClient, queue: WorkQueue
+) -> dict[str, Handler]:
+    """What this worker can do besides studies, by name."""
+    return {}
 
 
 @contextmanager
@@ -95,6 +121,14 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
     rules = load_rules(settings.worker.rules_file)
     analyze = AnalyzeService.build(fhir, archive, registry, rules, settings.limits)
     workflow = StudyWorkflow(analyze, repository, settings.intake, metrics)
+    chores = Chores(
+        chore_handlers(settings, fhir, archive, queue),
+        lambda name, key, code, text, when: fhir.put(
+            parked_chore_task(name, key, code, text, when)
+        ),
+        settings.intake,
+        metrics,
+    )
     bridge = ArchiveBridge.build(settings, fhir, archive, repository)
     for service in registry.services():
         # Imports the network or operators now, so that the first study does not wait for it.
@@ -120,7 +154,7 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
     if settings.bridge.enabled:
         loops.append(Loop("bridge", settings.bridge.poll_interval, bridge.poll))
     leader = Leader(repository, holder, ttl, loops)
-    with running_queue(settings, workflow):
+    with running_queue(settings, workflow, chores):
         leader.start()
         event(log, "worker-ready")
         try:

@@ -92,6 +92,11 @@ def parked_task_id(imaging_study_id: str) -> str:
     return str(_uuid("Task", "parked", imaging_study_id))
 
 
+def parked_chore_id(name: str, key: str) -> str:
+    """Id of the Task of a chore that cannot be done."""
+    return str(_uuid("Task", "parked-chore", name, key))
+
+
 def dicom_uid(inference_key: str, kind: str) -> str:
     """UID of a DICOM object or item that a piece of work writes: 2.25 and a UUID (PS3.5 B.2).
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from fhir_ext.resources import codes
 from fhir_ext.resources.codes import concept, profile, resource_type
 from fhir_ext.resources.context import WriteContext, instant
-from fhir_ext.resources.ids import parked_task_id, task_id
+from fhir_ext.resources.ids import parked_chore_id, parked_task_id, task_id
 from fhir_ext.resources.observation import (
     device_reference,
     inference_identifier,
@@ -107,3 +107,32 @@ def parked_task(
     if patient_reference:
         task["for"] = {"reference": patient_reference}
     return task
+
+
+def parked_chore_task(name: str, key: str, code: str, text: str, authored: datetime) -> Json:
+    """The Task of a chore (an audit entry, a new score, a corrected SR) that cannot be done.
+
+    Args:
+        name: name of the chore.
+        key: what it is about, as the queue names it.
+        code: code in `codes.TASK_REASON`; `other` stands in for one that is not there.
+        text: one sentence for an operator, without patient data.
+        authored: when it was parked; aware.
+    """
+    return {
+        "resourceType": "Task",
+        "id": parked_chore_id(name, key),
+        "status": "requested",
+        "intent": "order",
+        "priority": "routine",
+        "code": concept(codes.TASK_TYPE.coding("stuck-work")),
+        "description": f"Chore {name}: {text or code}",
+        "authoredOn": instant(authored),
+        "reasonCode": concept(codes.TASK_REASON.coding_or_other(code), text=code),
+        "input": [
+            {
+                "type": {"text": "command that resumes the work"},
+                "valueString": f"fhir-ext retry-chore {name}/{key}",
+            }
+        ],
+    }

@@ -1,0 +1,1 @@
+"""One guard for every address that somebody else named: JWKS, introspection, subscribers."""

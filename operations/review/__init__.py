@@ -1,0 +1,1 @@
+"""`$review`: the human's last word on what a machine wrote."""

@@ -1,0 +1,1 @@
+"""`$risk-score`: published risk models over the chart."""
