@@ -130,7 +130,7 @@ class ThrottledError(CallerError):
     default_code = "throttled"
     issue_type = "throttled"
 
-    def __init__(self, message: str, *, retry_after: int, code: str | None = None) -> None:
+    def __init__(self, message: str, *, retry_after: int = 1, code: str | None = None) -> None:
         super().__init__(message, code=code)
         self.retry_after = retry_after
 

@@ -130,8 +130,10 @@ def test_our_errors_have_status_code_and_sentence(
     assert told["details"]["coding"][0]["code"] == kind.default_code
     assert kind.default_code in ERROR
     assert told["diagnostics"] == "a sentence for the caller"
-    upstream = issubclass(kind, errors.UpstreamError)
-    assert ("retry-after" in response.headers) == upstream
+    waits = issubclass(kind, errors.UpstreamError | errors.ThrottledError)
+    assert ("retry-after" in response.headers) == waits
+    asked = issubclass(kind, errors.UnauthorizedError)
+    assert ("www-authenticate" in response.headers) == asked
 
 
 def test_several_issues_keep_their_order() -> None:
