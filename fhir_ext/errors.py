@@ -7,8 +7,10 @@
     │   ├── ForbiddenError          403  wrong secret, scope or role
     │   ├── NotFoundError           404  no such resource, study or model
     │   ├── ConflictError           409  the state does not allow it
+    │   ├── PreconditionFailed      412  If-Match names another version
     │   ├── TooLargeError           413  over a limit of the settings
     │   ├── UnprocessableError      422  well formed, but cannot be acted on
+    │   ├── PreconditionRequired    428  If-Match is missing
     │   └── ThrottledError          429  too many requests of one client
     ├── UpstreamError               HAPI, archive or another server failed: retry
     │   ├── UpstreamUnavailable     502/503: refused, reset, 5xx
@@ -105,6 +107,22 @@ class ConflictError(CallerError):
     status = 409
     default_code = "conflict"
     issue_type = "conflict"
+
+
+class PreconditionFailed(CallerError):
+    """The version that If-Match names is not the current one (FHIR R4 http.html#concurrency)."""
+
+    status = 412
+    default_code = "version-mismatch"
+    issue_type = "conflict"
+
+
+class PreconditionRequired(CallerError):
+    """A write that must name the version it changes does not (RFC 6585 section 3)."""
+
+    status = 428
+    default_code = "if-match-missing"
+    issue_type = "required"
 
 
 class TooLargeError(CallerError):

@@ -6,6 +6,7 @@ Listing and reading manifests imports no torch; `load` does.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Protocol
 
 from fhir_ext.dicom.volume import CTVolume
 from fhir_ext.errors import NotFoundError
-from fhir_ext.results import Issue, Measurement, Risk
+from fhir_ext.results import Issue, Measurement, ModelIdentity, Risk
 from models.manifest import Manifest, ManifestError, read_manifest
 
 NOT_INSTALLED = "model-not-installed"
+
+Conclusions = tuple[tuple[Risk, ...], tuple[Issue, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,9 @@ class Registry:
     """The services that are shipped as folders of the package `models`.
 
     A folder is a service when it holds `manifest.yaml`; its module `service` has
-    `create(manifest: Manifest, device: str | None) -> Service`.
+    `create(manifest: Manifest, device: str | None) -> Service`. A service whose numbers lead
+    to risks or issues may have a module `conclusions` too, which imports no torch, with
+    `derive(manifest: Manifest, measurements) -> (risks, issues)`.
 
     Args:
         root: folder to look in; the package itself by default.
@@ -88,6 +93,27 @@ class Registry:
             if name not in self._services:
                 self._services[name] = self._create(manifest)
             return self._services[name]
+
+    def derive(
+        self, model: ModelIdentity, measurements: tuple[Measurement, ...]
+    ) -> Conclusions | None:
+        """What a model version's own rule says of numbers that a human gave or confirmed.
+
+        Returns:
+            None when that version, with its settings, is not the one installed, or the
+            service has no rule: then nobody here can say what follows.
+        """
+        manifest = self._manifests.get(model.id)
+        if manifest is None:
+            return None
+        installed = manifest.identity()
+        if (installed.version, installed.settings_hash) != (model.version, model.settings_hash):
+            return None
+        name = f"models.{_folder(model.id)}.conclusions"
+        if importlib.util.find_spec(name) is None:
+            return None
+        found: Conclusions = importlib.import_module(name).derive(manifest, measurements)
+        return found
 
     def _create(self, manifest: Manifest) -> Service:
         try:

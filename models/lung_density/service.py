@@ -7,13 +7,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fhir_ext.dicom.volume import CTVolume
 from fhir_ext.results import Refusal, Region
+from models.lung_density.conclusions import Thresholds, conclude
 from models.lung_density.lungs import LungSettings, LungsNotFoundError, find_lungs
 from models.lung_density.operators import region_histograms
 from models.lung_density.postprocess import (
     Histogram,
-    Thresholds,
     check_shares,
-    conclude,
     histograms_by_region,
     measurement,
     numbers_of,

@@ -18,7 +18,8 @@ from fhir_ext.dicom.volume import Acquisition, CTVolume, Geometry
 from fhir_ext.phantom import ORIENTATIONS, OrientationName, Phantom, PhantomSpec, build, orient
 from fhir_ext.results import Measurement, Region
 from models.lung_density import operators
-from models.lung_density.postprocess import Thresholds, check_shares, numbers_of, percentile
+from models.lung_density.conclusions import Thresholds
+from models.lung_density.postprocess import check_shares, numbers_of, percentile
 from models.lung_density.service import LungDensity, create
 from models.manifest import ManifestError
 from models.registry import Registry, ServiceOutput

@@ -53,6 +53,16 @@ from fhir_ext.resources.codes.meanings import (
     THRESHOLD_HU,
     UNIT_TEXT,
 )
+from fhir_ext.resources.codes.review import (
+    CLINICIAN_ASSERTED,
+    HUMAN_VALUE,
+    REJECTED_FOR_QUALITY,
+    REVIEW_OUTCOME,
+    REVIEW_OUTPUT,
+    REVIEW_REASON,
+    REVIEW_STATUS,
+    VERIFIER,
+)
 from fhir_ext.resources.codes.standard import (
     ABSENT_ERROR,
     ACCESSION,
@@ -97,6 +107,11 @@ LOCAL_SYSTEMS: Final[tuple[LocalSystem, ...]] = (
     TASK_TYPE,
     TASK_REASON,
     ERROR,
+    REVIEW_OUTCOME,
+    REVIEW_REASON,
+    REVIEW_STATUS,
+    REVIEW_OUTPUT,
+    HUMAN_VALUE,
 )
 
 __all__ = [
@@ -113,6 +128,7 @@ __all__ = [
     "BODY_PARTS",
     "CANONICAL",
     "CATEGORY_IMAGING",
+    "CLINICIAN_ASSERTED",
     "COMPUTED_TOMOGRAPHY",
     "CONDITIONS",
     "DCM",
@@ -125,6 +141,7 @@ __all__ = [
     "ERROR",
     "FAILED_ANALYSIS",
     "HL7",
+    "HUMAN_VALUE",
     "INFERENCE_KEY",
     "ISSUE_EVIDENCE",
     "LATERALITY",
@@ -146,6 +163,11 @@ __all__ = [
     "REGION_LATERALITY",
     "REGION_SITE",
     "REGION_TEXT",
+    "REJECTED_FOR_QUALITY",
+    "REVIEW_OUTCOME",
+    "REVIEW_OUTPUT",
+    "REVIEW_REASON",
+    "REVIEW_STATUS",
     "RIGHT",
     "RISK_OUTCOME",
     "RISK_PROBABILITY",
@@ -163,6 +185,7 @@ __all__ = [
     "TRACKING_UID",
     "UCUM",
     "UNIT_TEXT",
+    "VERIFIER",
     "VOLUME",
     "Coding",
     "LocalCode",
