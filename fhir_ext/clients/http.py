@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
@@ -71,11 +71,11 @@ class _ClientCredentialsAuth(AuthBase):
         self._token, self._expires = "", 0.0
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._current()}"
+        request.headers["Authorization"] = f"Bearer {self.current()}"
         request.register_hook("response", self._again_on_401)  # type: ignore[no-untyped-call]
         return request
 
-    def _current(self, refused: str | None = None) -> str:
+    def current(self, refused: str | None = None) -> str:
         """The token; a new one when it is about to expire or is the one that was refused."""
         with self._lock:
             if time.monotonic() >= self._expires or self._token == refused:
@@ -119,7 +119,7 @@ class _ClientCredentialsAuth(AuthBase):
         response.content  # noqa: B018  drains the connection so that it can be used again
         again = first.copy()
         refused = str(first.headers["Authorization"]).removeprefix("Bearer ")
-        again.headers["Authorization"] = f"Bearer {self._current(refused)}"
+        again.headers["Authorization"] = f"Bearer {self.current(refused)}"
         # The adapter runs no hooks, so a second 401 is the answer.
         retried: requests.Response = response.connection.send(again, **kwargs)
         retried.history.append(response)
@@ -193,6 +193,27 @@ def build_session(auth: HttpAuth, timeout: timedelta) -> requests.Session:
     elif auth.kind == "oauth2":
         session.auth = _ClientCredentialsAuth(auth, timeout.total_seconds())
     return session
+
+
+def authorization(auth: HttpAuth, timeout: timedelta) -> Callable[[], str | None]:
+    """What gives the Authorization header for one server, for clients that are not `requests`.
+
+    A call may block under `oauth2`, when a token is fetched, and then raises what
+    `build_session` says.
+    """
+    prepared = requests.PreparedRequest()
+    if auth.kind == "basic" and auth.password is not None:
+        prepared.headers = requests.structures.CaseInsensitiveDict()
+        HTTPBasicAuth(str(auth.username), auth.password.get_secret_value())(prepared)
+        basic = prepared.headers["Authorization"]
+        return lambda: basic
+    if auth.kind == "bearer" and auth.token is not None:
+        bearer = f"Bearer {auth.token.get_secret_value()}"
+        return lambda: bearer
+    if auth.kind == "oauth2":
+        fetched = _ClientCredentialsAuth(auth, timeout.total_seconds())
+        return lambda: f"Bearer {fetched.current()}"
+    return lambda: None
 
 
 def _secure(session: requests.Session, auth: HttpAuth) -> None:

@@ -1,0 +1,220 @@
+"""The way to the FHIR server and back: as it comes, or read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import aiohttp
+
+from fhir_ext.audit.record import AccessRecord
+from fhir_ext.auth.grant import Grant
+from fhir_ext.errors import BadRequestError, NotFoundError
+from fhir_ext.gateway.answers import patients_in, visible
+from fhir_ext.gateway.asgi import Headers, Request
+from fhir_ext.gateway.compartment import COMPARTMENT_TYPES
+from fhir_ext.gateway.exact import dumps, loads_exact
+from fhir_ext.gateway.exchange import Exchange
+from fhir_ext.gateway.interaction import Interaction
+from fhir_ext.gateway.links import Links, StreamRewriter
+from fhir_ext.gateway.paths import MethodNotAllowed, upstream_path
+from fhir_ext.gateway.records import access_record
+from fhir_ext.gateway.sight import Sight
+from fhir_ext.gateway.upstream import ADDRESSES, PASSED_BACK, PASSED_ON, WHOLE, Upstream, read_all
+
+FHIR_JSON = b"application/fhir+json;charset=UTF-8"
+
+#: Statuses whose diagnostics speak of the request, not of what stands in the server.
+_TELLING = frozenset({400, 412, 415, 422})
+
+
+class Relay:
+    """Sends requests that were allowed, and brings their answers back.
+
+    Args:
+        note: writes an access into the journal.
+        checked_bytes: largest answer that is read to be checked.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        links: Links,
+        note: Callable[[AccessRecord], None],
+        checked_bytes: int,
+    ) -> None:
+        self._upstream, self._links, self._write = upstream, links, note
+        self._checked_bytes = checked_bytes
+
+    def note(self, exchange: Exchange, status: int) -> None:
+        """Write the access into the journal, once."""
+        if exchange.noted:
+            return
+        exchange.noted = True
+        record = access_record(
+            exchange.request_id,
+            exchange.request,
+            exchange.interaction,
+            exchange.grant,
+            status,
+            bundle_type=exchange.bundle_type,
+            patients=exchange.patients,
+            resources=exchange.resources,
+            refusal=exchange.refusal,
+        )
+        self._write(record)
+
+    async def as_it_comes(
+        self,
+        exchange: Exchange,
+        interaction: Interaction,
+        query: str,
+        body: bytes | None = None,
+    ) -> None:
+        """Send an answer on without reading it."""
+        path, grant = upstream_path(interaction), exchange.grant
+        assert grant is not None
+        headers = _passed_on(exchange.request, interaction)
+        if interaction.posted:
+            query, body = "", query.encode()
+        async with self._upstream.request(
+            exchange.request.method, path, query, headers, body
+        ) as response:
+            pieces, size, more = [], 0, True
+            while size <= WHOLE:
+                piece = await response.content.readany()
+                if not piece:
+                    more = False
+                    break
+                pieces.append(piece)
+                size += len(piece)
+            start = b"".join(pieces)
+            head = self._head(response)
+            names_patients = interaction.resource_type in COMPARTMENT_TYPES
+            if not more:
+                if names_patients and response.status < 300:
+                    exchange.patients |= patients_in(start)
+                start = self._links.sign_pages(self._links.outward(start), grant)
+                self.note(exchange, response.status)
+                await exchange.answer.whole(response.status, head, start)
+                return
+            await self._stream(exchange, response, head, start, grant, names_patients)
+
+    async def _stream(
+        self,
+        exchange: Exchange,
+        response: aiohttp.ClientResponse,
+        head: Headers,
+        start: bytes,
+        grant: Grant,
+        names_patients: bool,
+    ) -> None:
+        rewriter = StreamRewriter(self._links, grant)
+        found: set[str] = set()
+        await exchange.answer.begin(response.status, head)
+        piece = start
+        while piece:
+            ready = rewriter.feed(piece)
+            if names_patients:
+                found |= patients_in(ready)
+            await exchange.answer.piece(ready)
+            piece = await response.content.readany()
+        rest = rewriter.end()
+        if names_patients:
+            found |= patients_in(rest)
+            exchange.patients |= found
+        self.note(exchange, response.status)
+        await exchange.answer.end(rest)
+
+    async def checked(
+        self,
+        exchange: Exchange,
+        interaction: Interaction,
+        query: str,
+        sight: Sight,
+        body: bytes | None = None,
+        *,
+        complete: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        """Read an answer whole and take out what may not be seen."""
+        _json_only(exchange.request, interaction)
+        path, grant = upstream_path(interaction), exchange.grant
+        assert grant is not None
+        headers = _passed_on(exchange.request, interaction)
+        headers["accept"] = "application/fhir+json"
+        if interaction.posted:
+            query, body = "", query.encode()
+        async with self._upstream.request(
+            exchange.request.method, path, query, headers, body
+        ) as response:
+            content = await read_all(response, self._checked_bytes)
+            head = self._head(response)
+            status = response.status
+        if content and status < 300:
+            pretty = ("_pretty", "true") in interaction.params
+            shown = visible(content, sight, pretty=pretty)
+            content = shown.body
+            exchange.patients |= shown.patients
+        elif status in (404, 410):
+            # Said in the same words as of what stands there and may not be seen.
+            raise NotFoundError("no such resource for this token", code="resource-not-found")
+        elif content:
+            content = _outcome_only(content, status)
+        if complete is not None and status < 300:
+            content = complete(content)
+        content = self._links.sign_pages(self._links.outward(content), grant)
+        self.note(exchange, status)
+        await exchange.answer.whole(status, head, content)
+
+    def _head(self, response: aiohttp.ClientResponse) -> Headers:
+        given = response.headers
+        head: Headers = [
+            (name.encode(), given[name].encode("latin-1")) for name in PASSED_BACK if name in given
+        ]
+        for name in ADDRESSES:
+            if name in given:
+                address = self._links.outward_text(given[name])
+                head.append((name.encode(), address.encode("latin-1")))
+        return head
+
+
+def _passed_on(request: Request, interaction: Interaction) -> dict[str, str]:
+    headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
+    if interaction.posted:
+        headers["content-type"] = "application/x-www-form-urlencoded"
+    return headers
+
+
+def _json_only(request: Request, interaction: Interaction) -> None:
+    """An answer that must be read can be given in JSON only.
+
+    Raises:
+        UnsupportedMediaType: the caller asks for another format (406).
+    """
+    formats = [value.lower() for name, value in interaction.params if name == "_format"]
+    wanted = formats[-1] if formats else request.headers.get("accept", "").lower()
+    if wanted and "json" not in wanted and "*/*" not in wanted:
+        raise NotAcceptable("an answer that must be checked is given as JSON only")
+
+
+class NotAcceptable(MethodNotAllowed):
+    status = 406
+    default_code = "not-acceptable"
+
+
+def _outcome_only(content: bytes, status: int) -> bytes:
+    """An error of the FHIR server; its diagnostics only where they speak of the request alone."""
+    try:
+        issues = loads_exact(content).get("issue", [])
+    except (AttributeError, BadRequestError):
+        issues = []
+    told = [
+        {
+            key: issue[key]
+            for key in ("severity", "code", "diagnostics", "location", "expression")
+            if key in issue and (key != "diagnostics" or status in _TELLING)
+        }
+        for issue in issues
+        if isinstance(issue, dict)
+    ]
+    fallback = [{"severity": "error", "code": "processing"}]
+    return dumps({"resourceType": "OperationOutcome", "issue": told or fallback})

@@ -1,0 +1,74 @@
+"""What one request may show: every resource of an answer is asked about, whatever the query was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fhir_ext.gateway.compartment import COMPARTMENT_TYPES, patients_of, subjects_of
+from fhir_ext.gateway.policy import Rule
+from fhir_ext.gateway.rights import Rights
+
+Json = dict[str, Any]
+
+#: Say how an answer came about, not something about a patient; part of answers to anybody.
+_ABOUT_ANSWERS = frozenset({"CapabilityStatement", "OperationOutcome", "Parameters"})
+
+
+class Sight:
+    """Decides for each resource of an answer whether it may be shown.
+
+    Args:
+        rights: of the grant.
+        members: patients of the grant's programs; needed where a rule says PROGRAMS.
+    """
+
+    __slots__ = ("_allowed", "_members", "_rights", "_types")
+
+    def __init__(self, rights: Rights, members: frozenset[str] = frozenset()) -> None:
+        self._rights, self._members = rights, members
+        self._types: dict[str, Rule] = {}
+        patient = rights.grant.patient
+        self._allowed = frozenset((patient,)) if patient else frozenset()
+
+    def patient(self, patient_id: str, rule: Rule) -> bool:
+        """Whether a patient is within what a rule allows."""
+        if rule is Rule.OPEN:
+            return True
+        if rule is Rule.PROGRAMS:
+            return patient_id in self._members
+        return rule is Rule.COMPARTMENT and patient_id in self._allowed
+
+    def shows(self, resource: Json) -> bool:
+        """Whether a resource may be shown to the grant.
+
+        The people a resource is about must all be within sight; that another patient appears
+        in it otherwise, for example as a performer, does not hide it.
+        """
+        kind = resource.get("resourceType", "")
+        if kind in _ABOUT_ANSWERS:
+            return True
+        rule = self._rule(kind)
+        if kind == "Device" and rule is not Rule.DENY:
+            # A model or a scanner belongs to nobody; one that is affixed to a patient is
+            # shown to who may see the patient.
+            rule = self._rule("Patient") if patients_of(resource) else Rule.OPEN
+        if rule is Rule.OPEN:
+            return True
+        if rule is Rule.DENY:
+            return False
+        owners = subjects_of(resource) if kind in COMPARTMENT_TYPES else frozenset()
+        return bool(owners) and all(self.patient(owner, rule) for owner in owners)
+
+    def owned(self, resource: Json, rule: Rule) -> bool:
+        """Whether a resource that is to be written is about patients within a rule alone."""
+        if rule is Rule.OPEN:
+            return True
+        everyone = patients_of(resource) | subjects_of(resource)
+        return bool(subjects_of(resource)) and all(self.patient(who, rule) for who in everyone)
+
+    def _rule(self, kind: str) -> Rule:
+        rule = self._types.get(kind)
+        if rule is None:
+            rule = self._rights.rule_of(kind) if self._rights.readable(kind) else Rule.DENY
+            self._types[kind] = rule
+        return rule
