@@ -1,0 +1,407 @@
+"""The inputs of the risk models: one catalogue of names, the same in every model.
+
+A value enters by `caller_inputs` (Parameters of `$risk-score`), by `parse_text` (command line)
+or by `input_value` (what was read from a chart); each checks kind, unit and bounds, and
+converts to the unit in which the models read it. Bounds here only keep out what no body can
+show; the ranges for which a model was derived are the model's (`model.Range`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+from fhir_ext.errors import OutcomeIssue, UnprocessableError
+from fhir_ext.resources.codes import UCUM
+from fhir_ext.results import InputValue
+from operations.risk_score.units import in_unit
+
+Json = dict[str, Any]
+Kind = Literal["quantity", "integer", "boolean", "code"]
+Value = float | bool | str
+
+
+@dataclass(frozen=True, slots=True)
+class InputDefinition:
+    """One input.
+
+    Attributes:
+        name: code in the CodeSystem `risk-input`.
+        kind: what a value is; a `quantity` has `unit`, a `code` has `codes`.
+        title, definition: for people.
+        unit: UCUM unit in which the models read it.
+        low, high: bounds of what a body can show, both inclusive, in `unit`.
+        codes: every code that some model accepts.
+        annotations: words of which a UCUM annotation of a given unit must hold one. UCUM
+            gives annotations no meaning, but `{packs}/d` is not `{cigarettes}/d`.
+        annotated: a given unit must have such an annotation.
+        molar: mmol/L per mg/dL, where amounts of substance are accepted too.
+    """
+
+    name: str
+    kind: Kind
+    title: str
+    definition: str
+    unit: str | None = None
+    low: float = -math.inf
+    high: float = math.inf
+    codes: tuple[str, ...] = ()
+    annotations: tuple[str, ...] = ()
+    annotated: bool = False
+    molar: float | None = None
+
+    @property
+    def accepts(self) -> str:
+        """What a value may be, in words."""
+        match self.kind:
+            case "boolean":
+                return "boolean"
+            case "code":
+                return f"code: {' | '.join(self.codes)}"
+            case "integer":
+                return f"integer from {self.low:g} to {self.high:g}"
+            case _:
+                return f"quantity from {self.low:g} to {self.high:g} {self.unit}"
+
+
+def _quantity(
+    name: str, title: str, unit: str, low: float, high: float, definition: str, **more: Any
+) -> InputDefinition:
+    return InputDefinition(name, "quantity", title, definition, unit, low, high, **more)
+
+
+def _integer(name: str, title: str, low: int, high: int, definition: str) -> InputDefinition:
+    return InputDefinition(name, "integer", title, definition, None, low, high)
+
+
+def _boolean(name: str, title: str, definition: str) -> InputDefinition:
+    return InputDefinition(name, "boolean", title, definition)
+
+
+def _code(name: str, title: str, codes: tuple[str, ...], definition: str) -> InputDefinition:
+    return InputDefinition(name, "code", title, definition, codes=codes)
+
+
+#: mmol/L per mg/dL of cholesterol, as the PREVENT equations write it (Khan 2024).
+CHOLESTEROL_MOLAR: Final = 0.02586
+
+INPUTS: Final[Mapping[str, InputDefinition]] = MappingProxyType(
+    {
+        item.name: item
+        for item in (
+            _quantity("age", "Age", "a", 0, 120, "Age at the date the score is for."),
+            _code(
+                "sex",
+                "Sex",
+                ("male", "female"),
+                "Sex, as the model's publication divides its cohort.",
+            ),
+            _code(
+                "race",
+                "Race or ethnicity",
+                ("white", "black", "asian", "hispanic", "aian", "nhpi", "chinese"),
+                "Race or ethnicity, only where the published model has a term for it; aian is "
+                "American Indian or Alaska Native, nhpi Native Hawaiian or Pacific Islander.",
+            ),
+            _integer(
+                "education",
+                "Education",
+                1,
+                6,
+                "Level of education from 1, less than high school, to 6, postgraduate or "
+                "professional degree.",
+            ),
+            _quantity("bmi", "Body mass index", "kg/m2", 8, 150, "Weight over squared height."),
+            _boolean("copd", "COPD", "History of chronic obstructive pulmonary disease."),
+            _boolean("personal-cancer", "Cancer in the past", "Personal history of cancer."),
+            _boolean(
+                "family-lung-cancer", "Lung cancer in the family", "Family history of lung cancer."
+            ),
+            _code(
+                "smoking-status",
+                "Smoking status",
+                ("current", "former", "never"),
+                "Whether cigarettes are smoked now, were smoked, or never were.",
+            ),
+            _boolean("ever-smoker", "Ever smoker", "Smokes, or has smoked; false for never."),
+            _boolean("smoker", "Current smoker", "Smokes at the date the score is for."),
+            _quantity(
+                "cigarettes-per-day",
+                "Cigarettes per day",
+                "{cigarettes}/d",
+                0,
+                200,
+                "Average number of cigarettes a day over the years smoked.",
+                annotations=("cig",),
+            ),
+            _quantity("years-smoked", "Years smoked", "a", 0, 110, "How long smoking lasted."),
+            _quantity(
+                "years-quit",
+                "Years since quitting",
+                "a",
+                0,
+                110,
+                "Time since smoking ended; 0 for current smokers.",
+            ),
+            _boolean("emphysema", "Emphysema", "Emphysema, known or seen on CT."),
+            _quantity(
+                "nodule-diameter",
+                "Nodule diameter",
+                "mm",
+                0.1,
+                300,
+                "Longest diameter of the nodule; not the mean diameter of Lung-RADS.",
+            ),
+            _code(
+                "nodule-type",
+                "Nodule type",
+                ("solid", "part-solid", "ground-glass"),
+                "Composition of the nodule.",
+            ),
+            _boolean("upper-lobe", "Upper lobe", "The nodule lies in an upper lobe."),
+            _integer("nodule-count", "Nodule count", 1, 1000, "Number of nodules on the scan."),
+            _boolean("spiculated", "Spiculated", "The nodule's margin is spiculated."),
+            _boolean(
+                "prior-extrathoracic-cancer",
+                "Extrathoracic cancer in the past",
+                "History of a cancer outside of the chest.",
+            ),
+            _quantity(
+                "total-cholesterol",
+                "Total cholesterol",
+                "mg/dL",
+                20,
+                2000,
+                "Total cholesterol in serum or plasma.",
+                molar=CHOLESTEROL_MOLAR,
+            ),
+            _quantity(
+                "hdl",
+                "HDL cholesterol",
+                "mg/dL",
+                1,
+                300,
+                "HDL cholesterol in serum or plasma.",
+                molar=CHOLESTEROL_MOLAR,
+            ),
+            _quantity(
+                "systolic-bp", "Systolic blood pressure", "mm[Hg]", 30, 350, "Systolic, at rest."
+            ),
+            _boolean("bp-treated", "Blood pressure treated", "Takes antihypertensive drugs."),
+            _boolean("lipid-treated", "Lipids treated", "Takes lipid-lowering drugs of any kind."),
+            _boolean("statin", "Statin", "Takes a statin."),
+            _boolean("diabetes", "Diabetes", "Diabetes mellitus is known."),
+            _quantity(
+                "egfr",
+                "Estimated GFR",
+                "mL/min/{1.73_m2}",
+                1,
+                250,
+                "Estimated glomerular filtration rate per 1.73 m2 of body surface.",
+                annotations=("1.73",),
+                annotated=True,
+            ),
+            _boolean("family-mi", "Heart attack in the family", "A first-degree relative had one."),
+            _quantity(
+                "agatston",
+                "Agatston score",
+                "1",
+                0,
+                30000,
+                "Coronary artery calcium by the method of Agatston.",
+                annotations=("agatston", "score"),
+            ),
+        )
+    }
+)
+
+
+def definition(name: str) -> InputDefinition:
+    """The definition of an input.
+
+    Raises:
+        UnprocessableError: `unknown-input`.
+    """
+    found = INPUTS.get(name)
+    if found is None:
+        raise UnprocessableError("there is no input of that name", code="unknown-input")
+    return found
+
+
+def input_value(
+    name: str,
+    value: Value,
+    unit: str | None = None,
+    *,
+    source: Literal["caller", "chart", "imaging"],
+    date: str | None = None,
+    reference: str | None = None,
+    preliminary: bool = False,
+) -> InputValue:
+    """One checked input, in the unit in which the models read it.
+
+    Args:
+        value: number, truth or code, as the input is defined.
+        unit: UCUM unit of `value`; None when it already is the input's own.
+
+    Raises:
+        UnprocessableError: `unknown-input`, `invalid-input` (kind or code), `unit`
+            (unknown, or of another dimension), `out-of-range` (no body can show it).
+    """
+    item = definition(name)
+    checked = _checked(item, value, unit)
+    return InputValue(name, checked, item.unit, source, date, reference, preliminary)
+
+
+def caller_inputs(parameters: Json) -> dict[str, InputValue]:
+    """Every `input` of a Parameters resource of `$risk-score`, by name.
+
+    Raises:
+        UnprocessableError: all that is wrong, one issue each, with its FHIRPath.
+    """
+    found: dict[str, InputValue] = {}
+    issues: list[OutcomeIssue] = []
+    for index, parameter in enumerate(parameters.get("parameter") or ()):
+        if not isinstance(parameter, dict) or parameter.get("name") != "input":
+            continue
+        try:
+            value = parse_parameter(parameter)
+            if value.name in found:
+                raise _invalid(f"{value.name}: given more than once")
+        except UnprocessableError as error:
+            where = f"Parameters.parameter[{index}]"
+            issues.append(OutcomeIssue("value", error.code, error.message, expression=where))
+        else:
+            found[value.name] = value
+    if issues:
+        raise UnprocessableError(
+            "; ".join(issue.diagnostics for issue in issues), code=issues[0].detail, issues=issues
+        )
+    return found
+
+
+def parse_parameter(parameter: Json) -> InputValue:
+    """One `input` parameter: parts `name` (code) and `value` (value[x]).
+
+    Raises:
+        UnprocessableError: as `input_value`.
+    """
+    parts = parameter.get("part")
+    named: dict[str, Json] = {}
+    for part in parts if isinstance(parts, list) else ():
+        if not isinstance(part, dict) or part.get("name") not in ("name", "value"):
+            raise _invalid("an input has the parts name and value and no other")
+        if part["name"] in named:
+            raise _invalid("an input has each of its parts once")
+        named[part["name"]] = part
+    if len(named) != 2:
+        raise _invalid("an input needs the parts name and value")
+    name = named["name"].get("valueCode", named["name"].get("valueString"))
+    if not isinstance(name, str):
+        raise _invalid("the name of an input is a code")
+    return parse_caller_value(name, named["value"])
+
+
+def parse_caller_value(name: str, element: Json) -> InputValue:
+    """The value[x] of a caller: Quantity, integer, decimal, boolean or code.
+
+    A bare number is taken in the input's own unit; a Quantity says its unit in UCUM.
+
+    Args:
+        element: an element with exactly one value[x], as a part of Parameters.
+
+    Raises:
+        UnprocessableError: as `input_value`.
+    """
+    item = definition(name)
+    keys = [key for key in element if key.startswith("value")]
+    if len(keys) != 1 or keys[0] not in _ACCEPTED[item.kind]:
+        raise _invalid(f"{name}: needs one value, {item.accepts}")
+    given = element[keys[0]]
+    if keys[0] == "valueQuantity":
+        number, unit = _quantity_parts(name, given)
+        return input_value(name, number, unit, source="caller")
+    return input_value(name, given, source="caller")
+
+
+def parse_text(text: str) -> InputValue:
+    """`NAME=VALUE` of the command line: `age=50`, `total-cholesterol=5.2 mmol/L`, `sex=male`.
+
+    Raises:
+        UnprocessableError: as `input_value`.
+    """
+    name, separator, said = (part.strip() for part in text.partition("="))
+    if not separator:
+        raise _invalid("an input is written NAME=VALUE")
+    item = definition(name)
+    if item.kind == "code":
+        return input_value(name, said.lower(), source="caller")
+    if item.kind == "boolean":
+        truth = _TRUTH.get(said.lower())
+        if truth is None:
+            raise _invalid(f"{name}: needs true or false")
+        return input_value(name, truth, source="caller")
+    number, _, unit = said.partition(" ")
+    try:
+        value = float(number)
+    except ValueError:
+        raise _invalid(f"{name}: needs {item.accepts}") from None
+    return input_value(name, value, unit.strip() or None, source="caller")
+
+
+_TRUTH: Final = {"true": True, "yes": True, "false": False, "no": False}
+
+_NUMBERS: Final = ("valueQuantity", "valueInteger", "valueDecimal", "valuePositiveInt")
+_ACCEPTED: Final[Mapping[Kind, Sequence[str]]] = {
+    "quantity": _NUMBERS,
+    "integer": _NUMBERS,
+    "boolean": ("valueBoolean",),
+    "code": ("valueCode",),
+}
+
+
+def _quantity_parts(name: str, quantity: Any) -> tuple[Any, str]:
+    if not isinstance(quantity, dict) or "value" not in quantity:
+        raise _invalid(f"{name}: the Quantity has no value")
+    if "comparator" in quantity:
+        raise _invalid(f"{name}: a Quantity with a comparator is not a number")
+    if quantity.get("system", UCUM) != UCUM:
+        raise UnprocessableError(f"{name}: the unit must be a UCUM unit", code="unit")
+    unit = quantity.get("code", quantity.get("unit"))
+    if not isinstance(unit, str) or not unit:
+        raise UnprocessableError(f"{name}: the Quantity has no unit", code="unit")
+    return quantity["value"], unit
+
+
+def _checked(item: InputDefinition, value: object, unit: str | None) -> Value:
+    if item.kind == "boolean":
+        if not isinstance(value, bool):
+            raise _invalid(f"{item.name}: needs a boolean")
+        return value
+    if item.kind == "code":
+        if not isinstance(value, str) or value not in item.codes:
+            raise _invalid(f"{item.name}: needs a {item.accepts}")
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _invalid(f"{item.name}: needs a number, {item.accepts}")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if unit is not None:
+        number = in_unit(number, unit, item)
+    if item.kind == "integer" and not number.is_integer():
+        raise _invalid(f"{item.name}: needs an {item.accepts}")
+    # Written so that NaN is refused too.
+    if not item.low <= number <= item.high:
+        raise UnprocessableError(
+            f"{item.name}: outside of what is possible, {item.accepts}", code="out-of-range"
+        )
+    return number
+
+
+def _invalid(message: str) -> UnprocessableError:
+    return UnprocessableError(message, code="invalid-input")
