@@ -135,13 +135,6 @@ DETECTED_ISSUE: Final = LocalSystem(
     ),
 )
 
-RISK_OUTCOME: Final = LocalSystem(
-    "risk-outcome",
-    "Outcomes of risk assessments",
-    "What a RiskAssessment of ours speaks of.",
-    local_codes(("emphysema", "Emphysema", "Emphysema of the lungs.")),
-)
-
 TASK_TYPE: Final = LocalSystem(
     "task-type",
     "Tasks for people",
@@ -201,7 +194,16 @@ ERROR: Final = LocalSystem(
     local_codes(
         ("bad-request", "Bad request", "The request is malformed."),
         ("unauthorized", "Unauthorized", "No token, or one that does not hold."),
+        (
+            "invalid-token",
+            "Token not valid",
+            "Malformed, not ours, not active, or its signature fails.",
+        ),
+        ("expired-token", "Token expired", "The token was valid once."),
+        ("unknown-key", "Unknown key", "The issuer has no key that fits the token."),
+        ("no-persona", "No role", "No role of the token is known here."),
         ("forbidden", "Forbidden", "Secret, scope or role does not allow it."),
+        ("outgoing-address", "Address refused", "The address may not be called from here."),
         ("not-found", "Not found", "No such resource, study or model."),
         ("conflict", "Conflict", "The state does not allow it."),
         ("version-mismatch", "Version mismatch", "If-Match names another version."),
@@ -220,6 +222,14 @@ ERROR: Final = LocalSystem(
         ("upstream-unavailable", "Server unavailable", "A server behind this one is down."),
         ("upstream-timeout", "Server too slow", "A server behind this one did not answer."),
         ("refused", "Refused", "The data may not be used."),
+        ("unknown-model", "Unknown model", "There is no risk model of that code."),
+        ("unknown-input", "Unknown input", "There is no input of that name."),
+        ("invalid-input", "Invalid input", "An input is not of the kind that it must be."),
+        ("unit-not-accepted", "Unit not accepted", "A unit that cannot be converted."),
+        ("missing-input", "Missing input", "A risk model needs an input that nobody gave."),
+        ("out-of-range", "Out of range", "An input for which a risk model does not hold."),
+        ("not-applicable", "Not applicable", "A risk model is not for this person."),
+        ("contradicting-inputs", "Contradiction", "Inputs that cannot both be true."),
         ("parked", "Parked", "The work waits for a human."),
         ("settings", "Settings", "The installation is configured wrongly."),
         ("internal", "Internal error", "An error in this software."),
