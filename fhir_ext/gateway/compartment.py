@@ -103,12 +103,11 @@ def patients_of(resource: Json) -> frozenset[str]:
     Returns:
         Empty for a type outside of the table, and for a resource without these elements.
     """
-    member = _TABLE.get(resource.get("resourceType", ""))
+    kind = resource.get("resourceType")
+    member = _TABLE.get(kind) if isinstance(kind, str) else None
     if member is None:
         return _NOBODY
-    if resource["resourceType"] == "Patient":
-        return _own_id(resource)
-    return _named(resource, member.paths)
+    return _own_id(resource) if kind == "Patient" else _named(resource, member.paths)
 
 
 def subjects_of(resource: Json) -> frozenset[str]:
@@ -117,12 +116,11 @@ def subjects_of(resource: Json) -> frozenset[str]:
     A confined caller may see a resource when this is not empty and every one of them is
     allowed.
     """
-    member = _TABLE.get(resource.get("resourceType", ""))
+    kind = resource.get("resourceType")
+    member = _TABLE.get(kind) if isinstance(kind, str) else None
     if member is None:
         return _NOBODY
-    if resource["resourceType"] == "Patient":
-        return _own_id(resource)
-    return _named(resource, member.owner)
+    return _own_id(resource) if kind == "Patient" else _named(resource, member.owner)
 
 
 def deciding_elements(resource_type: str) -> frozenset[str]:
