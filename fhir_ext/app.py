@@ -1,16 +1,30 @@
-"""The HTTP side: hooks, status page, health, metrics. Stateless; fetches no pixels."""
+"""The HTTP side: gateway, hooks, status page, health, metrics. Stateless; fetches no pixels."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.types import Receive, Scope, Send
 
 from fhir_ext import __version__
+from fhir_ext.audit.journal import AccessJournal
+from fhir_ext.auth.discovery import issuer_endpoints, issuer_lists, smart_configuration
+from fhir_ext.auth.grant import Grant
+from fhir_ext.auth.issuer_document import IssuerDocument
+from fhir_ext.auth.verify import build_verifier
 from fhir_ext.clients.fhir import FhirClient
+from fhir_ext.errors import NotFoundError, UnauthorizedError
+from fhir_ext.gateway.door import Door, DoorParts
+from fhir_ext.gateway.links import Links
+from fhir_ext.gateway.policy import Policy
+from fhir_ext.gateway.public import PublicPages
+from fhir_ext.gateway.upstream import Upstream
 from fhir_ext.outcome import BodyLimit, SecurityHeaders, install_error_handlers
+from fhir_ext.outgoing import OutgoingGuard
 from fhir_ext.settings import Settings
 from fhir_ext.status.routes import status_router
 from fhir_ext.status.service import StatusDeps
@@ -21,29 +35,60 @@ from subscriptions.health import health_checks, queue_state
 from subscriptions.intake.routes import hook_router
 from subscriptions.queue import WorkQueue
 
+MOUNT = "/fhir"
+
+
+class Site(FastAPI):
+    """The application, with the gateway in front of its routes.
+
+    A read takes HAPI less than a millisecond, so what is under `/fhir` does not pass through
+    the routing and the middleware that the pages need.
+    """
+
+    door: Door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"] if scope["type"] == "http" else ""
+        if path == MOUNT or path.startswith(f"{MOUNT}/"):
+            await self.door(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
 
 def create_app(settings: Settings) -> FastAPI:
     """The application of one installation.
 
     Args:
         settings: read by the caller; nothing is read from the environment here.
+
+    Raises:
+        SettingsError: a role is mapped to a persona that does not exist.
     """
     repository = Repository(create_store_engine(settings.database.url))
     queue = WorkQueue(settings.database.url)
     fhir = FhirClient(settings.fhir)
+    upstream = Upstream(settings.fhir, settings.gateway.connections)
+    journal = AccessJournal(
+        settings.audit,
+        lambda key, records: queue.enqueue_chore("audit", key, {"records": records}),
+    )
     metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        journal.start()
         yield
+        journal.close()
+        await upstream.close()
         queue.close()
 
-    app = FastAPI(
+    app = Site(
         title="fhir-ext", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     install_error_handlers(app)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(BodyLimit, max_bytes=settings.limits.body_bytes)
+    app.door = _door(settings, upstream, journal, _operations(settings))
     secret = settings.intake.hook_secret.get_secret_value()
     app.include_router(hook_router(queue, secret))
     deps = StatusDeps(
@@ -64,3 +109,71 @@ def create_app(settings: Settings) -> FastAPI:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+#: Names of our own operations; the gateway answers them itself.
+OPERATIONS = frozenset({"risk-score", "review", "claim", "release"})
+
+
+def _operations(settings: Settings) -> FastAPI:
+    """The application behind the gateway that answers our own operations."""
+    inner = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    install_error_handlers(inner)
+    inner.add_middleware(BodyLimit, max_bytes=settings.limits.body_bytes)
+    return inner
+
+
+def _door(settings: Settings, upstream: Upstream, journal: AccessJournal, inner: FastAPI) -> Door:
+    """The gateway; closed to everybody while no issuer of tokens is set."""
+    base = settings.server.fhir_base
+    secret = settings.gateway.link_secret
+    links = Links(
+        settings.fhir.base_url,
+        base,
+        secret.get_secret_value().encode() if secret else secrets.token_bytes(32),
+    )
+    auth = settings.auth
+    if auth.issuer is None:
+        return _closed_door(settings, upstream, links, journal, inner)
+    document = IssuerDocument(OutgoingGuard(settings.outgoing), auth)
+    verifier = build_verifier(auth, settings.outgoing, base, document)
+    pages = PublicPages(
+        upstream,
+        links,
+        [],
+        lambda: issuer_endpoints(document),
+        lambda: smart_configuration(auth, issuer_endpoints(document), issuer_lists(document)),
+    )
+    parts = DoorParts(
+        authenticate=verifier.cached,
+        verify=verifier.verify,
+        note=journal.note,
+        operations=OPERATIONS,
+        inner=inner,
+        public=pages.get,
+    )
+    return Door(
+        settings.gateway, settings.limits.body_bytes, upstream, links, Policy.load(), parts, MOUNT
+    )
+
+
+def _closed_door(
+    settings: Settings, upstream: Upstream, links: Links, journal: AccessJournal, inner: FastAPI
+) -> Door:
+    def refuse(_token: str) -> Grant:
+        raise UnauthorizedError("no issuer of tokens is configured", code="no-issuer")
+
+    def no_smart() -> dict[str, object]:
+        raise NotFoundError("no issuer of tokens is configured", code="no-issuer")
+
+    parts = DoorParts(
+        authenticate=lambda _token: None,
+        verify=refuse,
+        note=journal.note,
+        operations=OPERATIONS,
+        inner=inner,
+        public=PublicPages(upstream, links, [], dict, no_smart).get,
+    )
+    return Door(
+        settings.gateway, settings.limits.body_bytes, upstream, links, Policy.load(), parts, MOUNT
+    )
