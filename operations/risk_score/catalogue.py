@@ -29,6 +29,10 @@ def _arguments(values: Values, *names: str) -> dict[str, Any]:
     return {name.replace("-", "_"): values[name] for name in names}
 
 
+def _optional(values: Values, name: str) -> Any:
+    return values.get(name)
+
+
 def _race_term(_values: Values) -> tuple[str, ...]:
     return (_RACE_TERM,)
 
@@ -56,23 +60,9 @@ def _plco_refuse(values: Values) -> str | None:
 
 _PLCO: Final = RiskModel(
     code="plco-m2012",
-    title="PLCOm2012",
     version="1.0.0",
-    citation="Tammemägi MC et al., N Engl J Med 2013",
-    purpose="Lung cancer within six years, in people who have smoked.",
-    required=(
-        "age",
-        "race",
-        "education",
-        "bmi",
-        "copd",
-        "personal-cancer",
-        "family-lung-cancer",
-        "smoking-status",
-        "cigarettes-per-day",
-        "years-smoked",
-        "years-quit",
-    ),  # fmt: skip
+    citation="Tammemägi MC et al., N Engl J Med 2013 (doi 10.1056/NEJMoa1211776)",
+    required=(*_PLCO_DIRECT, "smoking-status"),
     outcomes=(
         Outcome(
             "lung-cancer",
@@ -90,22 +80,20 @@ _PLCO: Final = RiskModel(
 # Brock
 
 
+_BROCK_DIRECT: Final = (
+    "age", "family-lung-cancer", "emphysema", "nodule-diameter", "nodule-type", "upper-lobe",
+    "nodule-count",
+)  # fmt: skip
+
+
 def _brock(values: Values) -> tuple[float, ...]:
-    direct = (
-        "age", "family-lung-cancer", "emphysema", "nodule-diameter", "nodule-type", "upper-lobe",
-        "nodule-count",
-    )  # fmt: skip
     return (
         brock(
             female=values["sex"] == "female",
             spiculated=_optional(values, "spiculated"),
-            **_arguments(values, *direct),
+            **_arguments(values, *_BROCK_DIRECT),
         ),
     )
-
-
-def _optional(values: Values, name: str) -> Any:
-    return values.get(name)
 
 
 def _brock_flags(values: Values) -> tuple[str, ...]:
@@ -119,20 +107,9 @@ def _brock_flags(values: Values) -> tuple[str, ...]:
 
 _BROCK: Final = RiskModel(
     code="brock",
-    title="Brock (PanCan) full model",
     version="1.0.0",
     citation="McWilliams A et al., N Engl J Med 2013 (doi 10.1056/NEJMoa1214726)",
-    purpose="Cancer in a nodule that a first screening CT found.",
-    required=(
-        "age",
-        "sex",
-        "family-lung-cancer",
-        "emphysema",
-        "nodule-diameter",
-        "nodule-type",
-        "upper-lobe",
-        "nodule-count",
-    ),  # fmt: skip
+    required=("sex", *_BROCK_DIRECT),
     optional=("spiculated",),
     outcomes=(
         Outcome("nodule-malignancy", None, Threshold(10.0, "10 %, the threshold of the BTS")),
@@ -155,10 +132,8 @@ def _mayo(values: Values) -> tuple[float, ...]:
 
 _MAYO: Final = RiskModel(
     code="mayo",
-    title="Mayo Clinic model",
     version="1.0.0",
-    citation="Swensen SJ et al., 1997",
-    purpose="Cancer in a solitary pulmonary nodule, before PET.",
+    citation="Swensen SJ et al., Arch Intern Med 1997; 157: 849-855",
     required=_MAYO_INPUTS,
     outcomes=(Outcome("nodule-malignancy"),),
     evaluate=_mayo,
@@ -180,10 +155,8 @@ def _pce(values: Values) -> tuple[float, ...]:
 
 _PCE: Final = RiskModel(
     code="pce",
-    title="Pooled cohort equations",
     version="1.0.0",
     citation="ACC/AHA 2013 (doi 10.1161/01.cir.0000437741.48606.98)",
-    purpose="A first hard atherosclerotic cardiovascular event within ten years.",
     required=_PCE_INPUTS,
     outcomes=(Outcome("atherosclerotic-cardiovascular-disease", 10),),
     evaluate=_pce,
@@ -212,10 +185,8 @@ def _prevent(values: Values) -> tuple[float, ...]:
 
 _PREVENT: Final = RiskModel(
     code="prevent",
-    title="PREVENT base model",
     version="1.0.0",
     citation="Khan SS et al., Circulation 2024 (doi 10.1161/CIRCULATIONAHA.123.067626)",
-    purpose="A first cardiovascular event within ten years: total, atherosclerotic, heart failure.",
     required=_PREVENT_INPUTS,
     outcomes=(
         Outcome("cardiovascular-disease", 10),
@@ -236,16 +207,18 @@ _PREVENT: Final = RiskModel(
 # MESA
 
 
+_MESA_DIRECT: Final = (
+    "age", "race", "diabetes", "smoker", "total-cholesterol", "hdl", "lipid-treated",
+    "systolic-bp", "bp-treated", "family-mi",
+)  # fmt: skip
+
+
 def _mesa(values: Values) -> tuple[float, ...]:
-    direct = (
-        "age", "race", "diabetes", "smoker", "total-cholesterol", "hdl", "lipid-treated",
-        "systolic-bp", "bp-treated", "family-mi",
-    )  # fmt: skip
     return (
         mesa_chd(
             male=values["sex"] == "male",
             agatston=_optional(values, "agatston"),
-            **_arguments(values, *direct),
+            **_arguments(values, *_MESA_DIRECT),
         ),
     )
 
@@ -262,23 +235,9 @@ def _mesa_flags(values: Values) -> tuple[str, ...]:
 
 _MESA: Final = RiskModel(
     code="mesa-chd",
-    title="MESA CHD risk score",
     version="1.0.0",
     citation="McClelland RL et al., 2015 (PMC4603537)",
-    purpose="Coronary heart disease within ten years.",
-    required=(
-        "age",
-        "sex",
-        "race",
-        "diabetes",
-        "smoker",
-        "total-cholesterol",
-        "hdl",
-        "lipid-treated",
-        "systolic-bp",
-        "bp-treated",
-        "family-mi",
-    ),  # fmt: skip
+    required=("sex", *_MESA_DIRECT),
     optional=("agatston",),
     outcomes=(Outcome("coronary-heart-disease", 10),),
     evaluate=_mesa,

@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from fhir_ext.errors import OutcomeIssue, UnprocessableError
-from fhir_ext.resources.codes import UCUM
+from fhir_ext.resources.codes import RISK_INPUT, UCUM
 from fhir_ext.results import InputValue
 from operations.risk_score.units import in_unit
 
@@ -31,7 +32,7 @@ class InputDefinition:
     Attributes:
         name: code in the CodeSystem `risk-input`.
         kind: what a value is; a `quantity` has `unit`, a `code` has `codes`.
-        title, definition: for people.
+        title, definition: for people, as the CodeSystem has them.
         unit: UCUM unit in which the models read it.
         low, high: bounds of what a body can show, both inclusive, in `unit`.
         codes: every code that some model accepts.
@@ -67,155 +68,66 @@ class InputDefinition:
                 return f"quantity from {self.low:g} to {self.high:g} {self.unit}"
 
 
-def _quantity(
-    name: str, title: str, unit: str, low: float, high: float, definition: str, **more: Any
-) -> InputDefinition:
-    return InputDefinition(name, "quantity", title, definition, unit, low, high, **more)
-
-
-def _integer(name: str, title: str, low: int, high: int, definition: str) -> InputDefinition:
-    return InputDefinition(name, "integer", title, definition, None, low, high)
-
-
-def _boolean(name: str, title: str, definition: str) -> InputDefinition:
-    return InputDefinition(name, "boolean", title, definition)
-
-
-def _code(name: str, title: str, codes: tuple[str, ...], definition: str) -> InputDefinition:
-    return InputDefinition(name, "code", title, definition, codes=codes)
-
-
 #: mmol/L per mg/dL of cholesterol, as the PREVENT equations write it (Khan 2024).
 CHOLESTEROL_MOLAR: Final = 0.02586
 
+
+def _quantity(name: str, unit: str, low: float, high: float, **more: Any) -> InputDefinition:
+    return _described(name, "quantity", unit=unit, low=low, high=high, **more)
+
+
+def _integer(name: str, low: int, high: int) -> InputDefinition:
+    return _described(name, "integer", low=low, high=high)
+
+
+def _boolean(name: str) -> InputDefinition:
+    return _described(name, "boolean")
+
+
+def _code(name: str, *codes: str) -> InputDefinition:
+    return _described(name, "code", codes=codes)
+
+
+def _described(name: str, kind: Kind, **more: Any) -> InputDefinition:
+    said = next(item for item in RISK_INPUT.codes if item.code == name)
+    return InputDefinition(name, kind, said.display, said.definition, **more)
+
+
+_DEFINITIONS: Final = (
+    _quantity("age", "a", 0, 120),
+    _code("sex", "male", "female"),
+    _code("race", "white", "black", "asian", "hispanic", "aian", "nhpi", "chinese"),
+    _integer("education", 1, 6),
+    _quantity("bmi", "kg/m2", 8, 150),
+    _boolean("copd"),
+    _boolean("personal-cancer"),
+    _boolean("family-lung-cancer"),
+    _code("smoking-status", "current", "former", "never"),
+    _boolean("ever-smoker"),
+    _boolean("smoker"),
+    _quantity("cigarettes-per-day", "{cigarettes}/d", 0, 200, annotations=("cig",)),
+    _quantity("years-smoked", "a", 0, 110),
+    _quantity("years-quit", "a", 0, 110),
+    _boolean("emphysema"),
+    _quantity("nodule-diameter", "mm", 0.1, 300),
+    _code("nodule-type", "solid", "part-solid", "ground-glass"),
+    _boolean("upper-lobe"),
+    _integer("nodule-count", 1, 1000),
+    _boolean("spiculated"),
+    _boolean("prior-extrathoracic-cancer"),
+    _quantity("total-cholesterol", "mg/dL", 20, 2000, molar=CHOLESTEROL_MOLAR),
+    _quantity("hdl", "mg/dL", 1, 300, molar=CHOLESTEROL_MOLAR),
+    _quantity("systolic-bp", "mm[Hg]", 30, 350),
+    _boolean("bp-treated"),
+    _boolean("lipid-treated"),
+    _boolean("statin"),
+    _boolean("diabetes"),
+    _quantity("egfr", "mL/min/{1.73_m2}", 1, 250, annotations=("1.73",), annotated=True),
+    _boolean("family-mi"),
+    _quantity("agatston", "1", 0, 30000, annotations=("agatston", "score")),
+)
 INPUTS: Final[Mapping[str, InputDefinition]] = MappingProxyType(
-    {
-        item.name: item
-        for item in (
-            _quantity("age", "Age", "a", 0, 120, "Age at the date the score is for."),
-            _code(
-                "sex",
-                "Sex",
-                ("male", "female"),
-                "Sex, as the model's publication divides its cohort.",
-            ),
-            _code(
-                "race",
-                "Race or ethnicity",
-                ("white", "black", "asian", "hispanic", "aian", "nhpi", "chinese"),
-                "Race or ethnicity, only where the published model has a term for it; aian is "
-                "American Indian or Alaska Native, nhpi Native Hawaiian or Pacific Islander.",
-            ),
-            _integer(
-                "education",
-                "Education",
-                1,
-                6,
-                "Level of education from 1, less than high school, to 6, postgraduate or "
-                "professional degree.",
-            ),
-            _quantity("bmi", "Body mass index", "kg/m2", 8, 150, "Weight over squared height."),
-            _boolean("copd", "COPD", "History of chronic obstructive pulmonary disease."),
-            _boolean("personal-cancer", "Cancer in the past", "Personal history of cancer."),
-            _boolean(
-                "family-lung-cancer", "Lung cancer in the family", "Family history of lung cancer."
-            ),
-            _code(
-                "smoking-status",
-                "Smoking status",
-                ("current", "former", "never"),
-                "Whether cigarettes are smoked now, were smoked, or never were.",
-            ),
-            _boolean("ever-smoker", "Ever smoker", "Smokes, or has smoked; false for never."),
-            _boolean("smoker", "Current smoker", "Smokes at the date the score is for."),
-            _quantity(
-                "cigarettes-per-day",
-                "Cigarettes per day",
-                "{cigarettes}/d",
-                0,
-                200,
-                "Average number of cigarettes a day over the years smoked.",
-                annotations=("cig",),
-            ),
-            _quantity("years-smoked", "Years smoked", "a", 0, 110, "How long smoking lasted."),
-            _quantity(
-                "years-quit",
-                "Years since quitting",
-                "a",
-                0,
-                110,
-                "Time since smoking ended; 0 for current smokers.",
-            ),
-            _boolean("emphysema", "Emphysema", "Emphysema, known or seen on CT."),
-            _quantity(
-                "nodule-diameter",
-                "Nodule diameter",
-                "mm",
-                0.1,
-                300,
-                "Longest diameter of the nodule; not the mean diameter of Lung-RADS.",
-            ),
-            _code(
-                "nodule-type",
-                "Nodule type",
-                ("solid", "part-solid", "ground-glass"),
-                "Composition of the nodule.",
-            ),
-            _boolean("upper-lobe", "Upper lobe", "The nodule lies in an upper lobe."),
-            _integer("nodule-count", "Nodule count", 1, 1000, "Number of nodules on the scan."),
-            _boolean("spiculated", "Spiculated", "The nodule's margin is spiculated."),
-            _boolean(
-                "prior-extrathoracic-cancer",
-                "Extrathoracic cancer in the past",
-                "History of a cancer outside of the chest.",
-            ),
-            _quantity(
-                "total-cholesterol",
-                "Total cholesterol",
-                "mg/dL",
-                20,
-                2000,
-                "Total cholesterol in serum or plasma.",
-                molar=CHOLESTEROL_MOLAR,
-            ),
-            _quantity(
-                "hdl",
-                "HDL cholesterol",
-                "mg/dL",
-                1,
-                300,
-                "HDL cholesterol in serum or plasma.",
-                molar=CHOLESTEROL_MOLAR,
-            ),
-            _quantity(
-                "systolic-bp", "Systolic blood pressure", "mm[Hg]", 30, 350, "Systolic, at rest."
-            ),
-            _boolean("bp-treated", "Blood pressure treated", "Takes antihypertensive drugs."),
-            _boolean("lipid-treated", "Lipids treated", "Takes lipid-lowering drugs of any kind."),
-            _boolean("statin", "Statin", "Takes a statin."),
-            _boolean("diabetes", "Diabetes", "Diabetes mellitus is known."),
-            _quantity(
-                "egfr",
-                "Estimated GFR",
-                "mL/min/{1.73_m2}",
-                1,
-                250,
-                "Estimated glomerular filtration rate per 1.73 m2 of body surface.",
-                annotations=("1.73",),
-                annotated=True,
-            ),
-            _boolean("family-mi", "Heart attack in the family", "A first-degree relative had one."),
-            _quantity(
-                "agatston",
-                "Agatston score",
-                "1",
-                0,
-                30000,
-                "Coronary artery calcium by the method of Agatston.",
-                annotations=("agatston", "score"),
-            ),
-        )
-    }
+    {item.name: item for item in _DEFINITIONS}
 )
 
 
@@ -237,7 +149,7 @@ def input_value(
     unit: str | None = None,
     *,
     source: Literal["caller", "chart", "imaging"],
-    date: str | None = None,
+    recorded: str | None = None,
     reference: str | None = None,
     preliminary: bool = False,
 ) -> InputValue:
@@ -246,14 +158,18 @@ def input_value(
     Args:
         value: number, truth or code, as the input is defined.
         unit: UCUM unit of `value`; None when it already is the input's own.
+        recorded: FHIR R4 date or dateTime of what was read; becomes `InputValue.date`.
+        reference: what it was read from.
+        preliminary: that is a preliminary AI result.
 
     Raises:
-        UnprocessableError: `unknown-input`, `invalid-input` (kind or code), `unit`
-            (unknown, or of another dimension), `out-of-range` (no body can show it).
+        UnprocessableError: `unknown-input`, `invalid-input` (kind or code),
+            `unit-not-accepted` (unknown, or of another dimension), `out-of-range` (no body
+            can show it).
     """
     item = definition(name)
     checked = _checked(item, value, unit)
-    return InputValue(name, checked, item.unit, source, date, reference, preliminary)
+    return InputValue(name, checked, item.unit, source, recorded, reference, preliminary)
 
 
 def caller_inputs(parameters: Json) -> dict[str, InputValue]:
@@ -352,6 +268,20 @@ def parse_text(text: str) -> InputValue:
     return input_value(name, value, unit.strip() or None, source="caller")
 
 
+def parse_as_of(text: str) -> str:
+    """The date a score is for: a whole FHIR date (`2026-11-24`).
+
+    Raises:
+        UnprocessableError: `invalid-input`.
+    """
+    try:
+        if len(text) != 10:
+            raise ValueError
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise _invalid("the date of a score is written YYYY-MM-DD") from None
+
+
 _TRUTH: Final = {"true": True, "yes": True, "false": False, "no": False}
 
 _NUMBERS: Final = ("valueQuantity", "valueInteger", "valueDecimal", "valuePositiveInt")
@@ -369,10 +299,10 @@ def _quantity_parts(name: str, quantity: Any) -> tuple[Any, str]:
     if "comparator" in quantity:
         raise _invalid(f"{name}: a Quantity with a comparator is not a number")
     if quantity.get("system", UCUM) != UCUM:
-        raise UnprocessableError(f"{name}: the unit must be a UCUM unit", code="unit")
+        raise UnprocessableError(f"{name}: the unit must be a UCUM unit", code="unit-not-accepted")
     unit = quantity.get("code", quantity.get("unit"))
     if not isinstance(unit, str) or not unit:
-        raise UnprocessableError(f"{name}: the Quantity has no unit", code="unit")
+        raise UnprocessableError(f"{name}: the Quantity has no unit", code="unit-not-accepted")
     return quantity["value"], unit
 
 

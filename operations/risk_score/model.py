@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from fhir_ext.errors import OutcomeIssue, UnprocessableError
-from fhir_ext.resources.codes import Coding
+from fhir_ext.resources.codes import RISK_MODEL, Coding
 from fhir_ext.results import InputValue, RiskPrediction, RiskScore
 from operations.risk_score.derive import SOURCES, resolve
 from operations.risk_score.inputs import INPUTS, Value
@@ -111,10 +111,8 @@ class RiskModel:
 
     Attributes:
         code: code in the CodeSystem `risk-model`.
-        title: name for people.
         version: version of our implementation.
-        citation: the publication, with its DOI or PMC number.
-        purpose: what it predicts and for whom.
+        citation: the publication.
         required: inputs without which there is no score, in the order of the publication.
         optional: inputs that change the formula when given.
         outcomes: what it predicts; `evaluate` gives a probability for each, in this order.
@@ -127,10 +125,8 @@ class RiskModel:
     """
 
     code: str
-    title: str
     version: str
     citation: str
-    purpose: str
     required: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
     evaluate: Callable[[Values], tuple[float, ...]]
@@ -139,6 +135,16 @@ class RiskModel:
     codes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     refuse: Callable[[Values], str | None] = _no_refusal
     flags: Callable[[Values], tuple[str, ...]] = _no_flags
+
+    @property
+    def title(self) -> str:
+        """Name for people."""
+        return RISK_MODEL.coding(self.code).display
+
+    @property
+    def purpose(self) -> str:
+        """What it predicts and for whom."""
+        return next(item.definition for item in RISK_MODEL.codes if item.code == self.code)
 
     @property
     def reads(self) -> tuple[str, ...]:

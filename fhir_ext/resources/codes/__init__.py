@@ -35,7 +35,6 @@ from fhir_ext.resources.codes.local import (
     MEASUREMENT,
     NOT_APPLIED_REASON,
     REFUSAL_REASON,
-    RISK_OUTCOME,
     TASK_REASON,
     TASK_TYPE,
 )
@@ -62,6 +61,13 @@ from fhir_ext.resources.codes.review import (
     REVIEW_REASON,
     REVIEW_STATUS,
     VERIFIER,
+)
+from fhir_ext.resources.codes.risk import (
+    RISK_INPUT,
+    RISK_INPUT_EXTENSION,
+    RISK_INPUT_SOURCE,
+    RISK_MODEL,
+    RISK_OUTCOME,
 )
 from fhir_ext.resources.codes.standard import (
     ABSENT_ERROR,
@@ -104,6 +110,9 @@ LOCAL_SYSTEMS: Final[tuple[LocalSystem, ...]] = (
     NOT_APPLIED_REASON,
     DETECTED_ISSUE,
     RISK_OUTCOME,
+    RISK_MODEL,
+    RISK_INPUT,
+    RISK_INPUT_SOURCE,
     TASK_TYPE,
     TASK_REASON,
     ERROR,
@@ -169,6 +178,10 @@ __all__ = [
     "REVIEW_REASON",
     "REVIEW_STATUS",
     "RIGHT",
+    "RISK_INPUT",
+    "RISK_INPUT_EXTENSION",
+    "RISK_INPUT_SOURCE",
+    "RISK_MODEL",
     "RISK_OUTCOME",
     "RISK_PROBABILITY",
     "ROLE_PATIENT",
