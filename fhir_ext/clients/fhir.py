@@ -32,6 +32,9 @@ Json = dict[str, Any]
 #: and tries again. The last wait is followed by an error.
 CONFLICT_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)
 
+#: HAPI's header by which labels of a resource are replaced and not merged.
+META_SNAPSHOT = {"X-Meta-Snapshot-Mode": "TAG, PROFILE, SECURITY_LABEL"}
+
 
 class _PooledClient(SyncFHIRClient):
     """fhirpy with its one transport method on a session of ours.
@@ -164,6 +167,19 @@ class FhirClient:
     def transaction(self, bundle: Json) -> Json:
         """Send a transaction Bundle; all of it happens or nothing does."""
         return self._retrying("POST", "", bundle)
+
+    def transaction_once(self, bundle: Json, *, replace_labels: bool = False) -> Json:
+        """A transaction that is not tried again: `ConflictError` is raised at once.
+
+        For a caller that must read again before it knows what to write.
+
+        Args:
+            replace_labels: `meta.security` becomes what is sent. A server otherwise adds to
+                what it has (FHIR R4 resource.html#Meta): a label could not be taken away.
+        """
+        headers = META_SNAPSHOT if replace_labels else None
+        answer = self._client.send("POST", "", bundle, extra_headers=headers)
+        return cast("Json", answer.json())
 
     def validate(self, resource: Json) -> Json:
         """The OperationOutcome of `$validate`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any, Final
 
 from fhir_ext.resources.audit_event import audit_event
@@ -25,6 +25,9 @@ _OPEN: Final = {
     "DetectedIssue": frozenset({"registered", "preliminary"}),
     "Task": frozenset({"draft", "requested", "received", "accepted", "ready"}),
 }
+
+#: `ifMatch` that only a resource passes which is not there.
+NO_VERSION: Final = 'W/"0"'
 
 #: Elements of `meta` that belong to a stored version, not to the resource.
 _VERSION_META: Final = ("versionId", "lastUpdated", "source")
@@ -55,7 +58,7 @@ def result_bundle(result: ServiceResult, context: WriteContext) -> Json:
     task = review_task(result, [_reference(item) for item in raised], context)
     written = [*said, *raised, *([task] if task else [])]
     targets = [_reference(item) for item in written]
-    return _transaction(
+    return transaction(
         [
             _put(model_device(result.model)),
             _put(software_device(context.software_version)),
@@ -79,7 +82,7 @@ def merge_bundles(bundles: Iterable[Json]) -> Json:
             url = entry["request"]["url"]
             if entries.setdefault(url, entry) != entry:
                 raise ValueError("two results write different content under one id")
-    return _transaction(list(entries.values()))
+    return transaction(list(entries.values()))
 
 
 def _cancellations(superseded: Iterable[Json], written: set[str]) -> list[Json]:
@@ -92,19 +95,56 @@ def _cancellations(superseded: Iterable[Json], written: set[str]) -> list[Json]:
     for item in superseded:
         if item["id"] in written or item.get("status") not in _OPEN.get(item["resourceType"], ()):
             continue
-        cancelled = copy.deepcopy(item)
-        cancelled["status"] = "cancelled"
-        version = cancelled.get("meta", {}).get("versionId")
-        cancelled["meta"] = {
-            key: value
-            for key, value in cancelled.get("meta", {}).items()
-            if key not in _VERSION_META
-        }
-        entry = _put(cancelled)
-        if version is not None:
-            entry["request"]["ifMatch"] = f'W/"{version}"'
-        entries.append(entry)
+        entries.append(update_entry({**copy.deepcopy(item), "status": "cancelled"}))
     return entries
+
+
+def update_entry(resource: Json) -> Json:
+    """PUT of a resource that was read and changed: only over the version that was read.
+
+    Args:
+        resource: with the `meta` that the server gave.
+    """
+    meta = resource.get("meta", {})
+    version = meta.get("versionId")
+    kept = {key: value for key, value in meta.items() if key not in _VERSION_META}
+    entry = _put({**resource, "meta": kept} if kept else _without_meta(resource))
+    if version is not None:
+        entry["request"]["ifMatch"] = f'W/"{version}"'
+    return entry
+
+
+def create_entry(resource: Json) -> Json:
+    """PUT of a resource that must not exist yet: HAPI then answers 409.
+
+    HAPI 8.8.0 looks at `ifMatch` only where there is something to match, and no version is
+    ever 0; `ifNoneMatch` it ignores for PUT.
+    """
+    entry = _put(resource)
+    entry["request"]["ifMatch"] = NO_VERSION
+    return entry
+
+
+def create_only(bundle: Json, *, but: Container[str] = ()) -> Json:
+    """The transaction of results as one that writes over nothing.
+
+    What is shared (Devices) and what says its version itself (cancellations) stays as it is.
+
+    Args:
+        but: URLs that may be written over.
+    """
+    entries = []
+    for entry in bundle["entry"]:
+        request = entry["request"]
+        shared = entry["resource"]["resourceType"] == "Device"
+        if not (shared or "ifMatch" in request or request["url"] in but):
+            entry = create_entry(entry["resource"])
+        entries.append(entry)
+    return transaction(entries)
+
+
+def _without_meta(resource: Json) -> Json:
+    return {key: value for key, value in resource.items() if key != "meta"}
 
 
 def _reference(resource: Json) -> Json:
@@ -116,5 +156,6 @@ def _put(resource: Json) -> Json:
     return {"resource": resource, "request": {"method": "PUT", "url": url}}
 
 
-def _transaction(entries: list[Json]) -> Json:
+def transaction(entries: list[Json]) -> Json:
+    """Transaction Bundle of entries with their requests."""
     return {"resourceType": "Bundle", "type": "transaction", "entry": entries}

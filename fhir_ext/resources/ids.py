@@ -6,6 +6,7 @@
       dicom_uid        inference key and kind: the same work gives the same DICOM objects
     device_id          model version
     parked_task_id     ImagingStudy
+    review_*           review Task: one of its reviews can win, so all of them derive from it
 
 Resource ids are version 5 UUIDs under `NAMESPACE`; UIDs are UUIDs under 2.25 (PS3.5 B.2).
 """
@@ -92,6 +93,11 @@ def parked_task_id(imaging_study_id: str) -> str:
     return str(_uuid("Task", "parked", imaging_study_id))
 
 
+def access_event_id(request_id: str, patient: str | None) -> str:
+    """Id of the AuditEvent of one access to one patient's data, or to no patient's."""
+    return str(_uuid("AuditEvent", "access", request_id, *([patient] if patient else [])))
+
+
 def parked_chore_id(name: str, key: str) -> str:
     """Id of the Task of a chore that cannot be done."""
     return str(_uuid("Task", "parked-chore", name, key))
@@ -104,3 +110,23 @@ def dicom_uid(inference_key: str, kind: str) -> str:
         kind: `sr`, `sr-series`, `observer` or `tracking/<region>`.
     """
     return f"2.25.{_uuid('dicom', inference_key, kind).int}"
+
+
+def review_provenance_id(task_id: str, reviewer: str, outcome: str) -> str:
+    """Id of the Provenance of a decided review.
+
+    Args:
+        reviewer: reference or subject of who decided.
+        outcome: code in `codes.REVIEW_OUTCOME`.
+    """
+    return str(_uuid("review", task_id, "provenance", reviewer, outcome))
+
+
+def review_dicom_uid(task_id: str, kind: str) -> str:
+    """UID of a DICOM object that follows from a review (PS3.5 B.2).
+
+    Args:
+        kind: `sr` for the corrected SR; `rejection` and `rejection-series` for the note
+            that withdraws the first.
+    """
+    return f"2.25.{_uuid('review-dicom', task_id, kind).int}"

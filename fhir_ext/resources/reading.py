@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from fhir_ext.resources.codes import (
+    CONDITIONS,
     LATERALITY,
     MEASUREMENT,
     REFUSAL_REASON,
@@ -84,7 +85,7 @@ def read_panel(fhir: Reader, panel_id: str) -> PanelReading | None:
         observation_id=panel["id"],
         code=_code(panel["code"], MEASUREMENT.url),
         status=panel["status"],
-        series_instance_uid=_component(panel, SERIES_INSTANCE_UID.code).get("valueString", ""),
+        series_instance_uid=component_of(panel, SERIES_INSTANCE_UID.code).get("valueString", ""),
         members=tuple(member for member in members if member is not None),
     )
 
@@ -92,7 +93,7 @@ def read_panel(fhir: Reader, panel_id: str) -> PanelReading | None:
 def read_member(observation: Json) -> MemberReading | None:
     """One member Observation; None when it is not one of ours."""
     name = _code(observation["code"], MEASUREMENT.url)
-    side = _component(observation, LATERALITY.code).get("valueCodeableConcept", {})
+    side = component_of(observation, LATERALITY.code).get("valueCodeableConcept", {})
     region = _REGION.get(next((c.get("code") for c in side.get("coding", [])), ""))
     if not name or region is None:
         return None
@@ -113,8 +114,26 @@ def _code(concept: Json, system: str) -> str:
     return next((c["code"] for c in codings if c.get("system") == system), "")
 
 
-def _component(observation: Json, code: str) -> Json:
+def component_of(observation: Json, code: str) -> Json:
+    """The first component with a code; empty when there is none."""
     for component in observation.get("component", []):
         if any(c.get("code") == code for c in component["code"].get("coding", [])):
             return dict(component)
     return {}
+
+
+def known_conditions(fhir: Reader, patient_reference: str, asked: Iterable[str]) -> frozenset[str]:
+    """Keys of `CONDITIONS`, of those asked for, that are on a patient's problem list."""
+    known = set()
+    for key in sorted(set(asked)):
+        codes = ",".join(f"{coding.system}|{coding.code}" for coding in CONDITIONS[key])
+        found = fhir.search("Condition", {"patient": patient_reference, "code": codes})
+        if any(_is_active(condition) for condition in found):
+            known.add(key)
+    return frozenset(known)
+
+
+def _is_active(condition: Json) -> bool:
+    """Whether a Condition counts as known: neither refuted nor entered in error."""
+    codings = condition.get("verificationStatus", {}).get("coding", [])
+    return not any(coding.get("code") in ("refuted", "entered-in-error") for coding in codings)

@@ -11,7 +11,14 @@ from sqlalchemy import Engine
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, SQLModel, col, select
 
-from fhir_ext.store.tables import ArchiveStudy, Cursor, Lease, ServiceOutcome, StudyRun
+from fhir_ext.store.tables import (
+    ArchiveStudy,
+    Cursor,
+    Lease,
+    ReviewOutcome,
+    ServiceOutcome,
+    StudyRun,
+)
 
 
 def now() -> datetime:
@@ -203,4 +210,20 @@ class Repository:
             )
             if study_instance_uid:
                 query = query.where(ServiceOutcome.study_instance_uid == study_instance_uid)
+            return session.exec(query).all()
+
+    # Reviews
+
+    def record_review(self, outcome: ReviewOutcome) -> None:
+        """Insert, or change the row of the same Task."""
+        self._upsert(ReviewOutcome, outcome.model_dump())
+
+    def reviews(self, model_id: str | None = None, limit: int = 10_000) -> Sequence[ReviewOutcome]:
+        """Newest first; all models, or one."""
+        with self._session() as session:
+            query = (
+                select(ReviewOutcome).order_by(col(ReviewOutcome.decided_at).desc()).limit(limit)
+            )
+            if model_id:
+                query = query.where(ReviewOutcome.model_id == model_id)
             return session.exec(query).all()

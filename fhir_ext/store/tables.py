@@ -112,3 +112,23 @@ class ServiceOutcome(SQLModel, table=True):
     panel_id: str | None = None
     inference_key: str | None = None
     updated_at: datetime = _instant(index=True)
+
+
+class ReviewOutcome(SQLModel, table=True):
+    """What a human decided about one result, for counts per model version.
+
+    `differences` are `{name, region, difference}` of changed numbers: machine minus human,
+    null where the machine gave none. The numbers themselves are in HAPI, from whose Tasks
+    every row can be made again.
+    """
+
+    __tablename__ = "review_outcome"
+
+    task_id: str = Field(primary_key=True)
+    service: str
+    model_id: str = Field(index=True)
+    model_version: str
+    settings_hash: str
+    outcome: str
+    differences: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON))
+    decided_at: datetime = _instant(index=True)

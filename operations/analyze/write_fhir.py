@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from fhir_ext.clients.fhir import FhirClient
-from fhir_ext.resources.bundle import merge_bundles, result_bundle
-from fhir_ext.resources.codes import CONDITIONS, SERIES_INSTANCE_UID
+from fhir_ext.clients.fhir import CONFLICT_WAITS, FhirClient
+from fhir_ext.errors import ConflictError, NotFoundError, UpstreamError
+from fhir_ext.resources.bundle import create_only, merge_bundles, result_bundle
+from fhir_ext.resources.codes import SERIES_INSTANCE_UID
 from fhir_ext.resources.context import WriteContext
 from fhir_ext.resources.ids import dicom_uid, result_id
+from fhir_ext.resources.reading import known_conditions
 from fhir_ext.results import ServiceResult
 from operations.analyze.prepare import Prepared
 
@@ -54,9 +57,36 @@ class ResultWriter:
             UpstreamError: HAPI is down.
             UnprocessableError: HAPI refuses a resource.
         """
-        if not results:
-            return
-        conditions = self._known_conditions(prepared, results)
+        left = tuple(results)
+        for wait in CONFLICT_WAITS:
+            if not left:
+                return
+            try:
+                self._write(prepared, left, issued, trace_id)
+                return
+            except ConflictError:
+                # Somebody else wrote: a reviewer signed what would be cancelled, or another
+                # worker was quicker with the same results. Everything is read again.
+                time.sleep(wait)
+                left = self.unwritten(left)
+        if left:
+            raise UpstreamError("others keep writing the same results", code="write-conflict")
+
+    def _write(
+        self,
+        prepared: Prepared,
+        results: Sequence[ServiceResult],
+        issued: datetime,
+        trace_id: str | None,
+    ) -> None:
+        """One try.
+
+        Raises:
+            ConflictError: something that is to be written exists, or what is to be
+                cancelled is not any more as it was read.
+        """
+        asked = (i.known_condition for r in results for i in r.issues if i.known_condition)
+        conditions = known_conditions(self.fhir, prepared.patient_reference, asked)
         earlier = self._earlier(prepared) if prepared.has_earlier else ()
         bundles = [
             result_bundle(
@@ -77,27 +107,32 @@ class ResultWriter:
             )
             for result in results
         ]
-        self.fhir.transaction(merge_bundles(bundles))
+        self._create(merge_bundles(bundles))
 
-    def _known_conditions(
-        self, prepared: Prepared, results: Sequence[ServiceResult]
-    ) -> frozenset[str]:
-        """Keys of `CONDITIONS` on the problem list, of those that an issue asks about."""
-        asked = {
-            issue.known_condition
-            for result in results
-            for issue in result.issues
-            if issue.known_condition is not None
-        }
-        known = set()
-        for key in sorted(asked):
-            codes = ",".join(f"{coding.system}|{coding.code}" for coding in CONDITIONS[key])
-            found = self.fhir.search(
-                "Condition", {"patient": prepared.patient_reference, "code": codes}
-            )
-            if any(_is_active(condition) for condition in found):
-                known.add(key)
-        return frozenset(known)
+    def _create(self, bundle: Json) -> None:
+        """Send a transaction that writes over nothing but what was deleted.
+
+        A worker that slept between `unwritten` and here may find its results written by
+        another, and signed: the transaction then fails as a whole.
+        """
+        try:
+            self.fhir.transaction_once(create_only(bundle))
+        except ConflictError:
+            gone = {url for url in _created(bundle) if self._is_deleted(url)}
+            if not gone:
+                raise
+            self.fhir.transaction_once(create_only(bundle, but=gone))
+
+    def _is_deleted(self, url: str) -> bool:
+        """Whether a resource was there once: an operator removed it, and asks for it again."""
+        kind, _, resource_id = url.partition("/")
+        if self.fhir.find(kind, resource_id) is not None:
+            return False
+        try:
+            self.fhir.read(f"{kind}/{resource_id}", "_history")
+        except NotFoundError:
+            return False
+        return True
 
     def _earlier(self, prepared: Prepared) -> tuple[tuple[Json, ...], ...]:
         """Everything written about this study before, one group per Provenance."""
@@ -113,6 +148,13 @@ class ResultWriter:
             resource = self.fhir.find(kind, resource_id)
             if resource is not None:
                 yield resource
+
+
+def _created(bundle: Json) -> Iterator[str]:
+    """URLs that only one result writes."""
+    for entry in bundle["entry"]:
+        if entry["resource"]["resourceType"] != "Device" and "ifMatch" not in entry["request"]:
+            yield entry["request"]["url"]
 
 
 def _superseded(result: ServiceResult, earlier: Sequence[tuple[Json, ...]]) -> tuple[Json, ...]:
@@ -138,9 +180,3 @@ def _speaks_of(resource: Json, result: ServiceResult) -> bool:
         )
     }
     return f"{result.service}-panel" in codes and result.series_instance_uid in series
-
-
-def _is_active(condition: Json) -> bool:
-    """Whether a Condition counts as known: neither refuted nor entered in error."""
-    codings = condition.get("verificationStatus", {}).get("coding", [])
-    return not any(coding.get("code") in ("refuted", "entered-in-error") for coding in codings)

@@ -1,1 +1,1 @@
-"""`$review`: the human's last word on what a machine wrote."""
+"""Humans have the last word on what a machine wrote: `$review`, `$claim`, `$release`."""

@@ -1,0 +1,322 @@
+"""What a human's decision makes of a preliminary result, as one transaction.
+
+    accept   everything becomes final
+    modify   changed numbers are amended, what follows from them with them; the rest is final
+    reject   everything is entered-in-error
+
+The machine's values are kept: as contained Observations of the Provenance, since HAPI drops
+the version of a stored reference, and in the history of each resource.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from fhir_ext.resources import codes
+from fhir_ext.resources.bundle import create_entry, transaction, update_entry
+from fhir_ext.resources.codes import CANONICAL, concept
+from fhir_ext.resources.context import instant
+from fhir_ext.resources.device import software_device
+from fhir_ext.resources.ids import (
+    review_dicom_uid,
+    review_provenance_id,
+    software_device_id,
+)
+from fhir_ext.resources.result_reading import sr_instance_uid_of
+
+Json = dict[str, Any]
+Outcome = Literal["accept", "modify", "reject"]
+
+#: Identifier systems of a caller whose token names no FHIR resource, and of a version.
+SUBJECT: Final = f"{CANONICAL}/identifier/token-subject"
+VERSION: Final = f"{CANONICAL}/identifier/resource-version"
+
+#: Statuses in which nobody has signed a result yet.
+UNSIGNED: Final = frozenset({"registered", "preliminary"})
+
+#: Who may stand in Observation.performer, Provenance.agent.who and Task.owner alike (R4).
+_PERSON: Final = re.compile(
+    r"(Practitioner|PractitionerRole|RelatedPerson|Patient|Organization)/[A-Za-z0-9.-]{1,64}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewer:
+    """Who decides, as the token says.
+
+    Attributes:
+        subject: `sub`.
+        fhir_user: relative reference, when the token has one.
+    """
+
+    subject: str
+    fhir_user: str | None = None
+
+    @property
+    def key(self) -> str:
+        """What tells reviewers apart."""
+        return str(self.reference.get("reference") or self.subject)
+
+    @property
+    def reference(self) -> Json:
+        """FHIR Reference; a logical one where the token names no person of this server."""
+        if self.fhir_user and _PERSON.fullmatch(self.fhir_user):
+            return {"reference": self.fhir_user}
+        return {"identifier": {"system": SUBJECT, "value": self.subject}}
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewed:
+    """What a review Task asks about, as it was read, with `meta`."""
+
+    task: Json
+    panel: Json
+    members: tuple[Json, ...]
+    risks: tuple[Json, ...] = ()
+    issues: tuple[Json, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the reviewer decided.
+
+    Attributes:
+        reason: CodeableConcept; None for accept only.
+        values: id of a member Observation to the Quantity that the human gives.
+        decided: when; aware.
+    """
+
+    outcome: Outcome
+    reviewer: Reviewer
+    decided: datetime
+    reason: Json | None = None
+    values: Mapping[str, Json] | None = None
+
+    @property
+    def digest(self) -> str:
+        """sha256 by which a repeated request is known; who asks and why are not part of it."""
+        values = {
+            target: [quantity["value"], quantity["code"]]
+            for target, quantity in (self.values or {}).items()
+        }
+        text = json.dumps([self.outcome, values], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """A resource that the decision changes or makes.
+
+    Attributes:
+        before: as it was read; None for a new one.
+        after: as it is written.
+    """
+
+    before: Json | None
+    after: Json
+
+
+def review_bundle(
+    reviewed: Reviewed, decision: Decision, conclusions: Sequence[Follow], software_version: str
+) -> Json:
+    """The transaction of a decision; every resource only over the version that was read.
+
+    Args:
+        conclusions: what becomes of RiskAssessments and DetectedIssues (and new ones).
+        software_version: version of this software, which assembles it.
+    """
+    follows = [*_observations(reviewed, decision), *conclusions]
+    trail = _provenance(reviewed, follows, decision, software_version)
+    entries = [_put(follow) for follow in follows]
+    entries.append(update_entry(_decided_task(reviewed, decision, trail)))
+    entries.append(create_entry(trail))
+    device = software_device(software_version)
+    entries.append(
+        {"resource": device, "request": {"method": "PUT", "url": f"Device/{device['id']}"}}
+    )
+    return transaction(entries)
+
+
+def signed(resource: Json, decision: Decision) -> Json:
+    """A RiskAssessment or DetectedIssue that follows the decision without a change of its own."""
+    if decision.outcome == "reject":
+        return withdrawn(resource, decision, "entered-in-error")
+    return {**resource, "status": "final"}
+
+
+def withdrawn(resource: Json, decision: Decision, status: str) -> Json:
+    """A resource that does not count any more; the reason is in its note.
+
+    R4's DetectedIssue has no note: there the Provenance alone says why.
+    """
+    found = {**resource, "status": status}
+    if resource["resourceType"] != "DetectedIssue":
+        note: Json = {"time": instant(decision.decided), "text": reason_text(decision.reason)}
+        author = decision.reviewer.reference
+        if author.get("reference", "").startswith("Practitioner/"):
+            note["authorReference"] = author
+        found["note"] = [*resource.get("note", []), note]
+    return found
+
+
+def reason_text(reason: Json | None) -> str:
+    """A CodeableConcept in words."""
+    if not reason:
+        return ""
+    codings = reason.get("coding") or [{}]
+    coding = codings[0]
+    return str(reason.get("text") or coding.get("display") or coding.get("code") or "")
+
+
+def _observations(reviewed: Reviewed, decision: Decision) -> Iterator[Follow]:
+    values = decision.values or {}
+    for before in (reviewed.panel, *reviewed.members):
+        if before["status"] not in UNSIGNED:
+            continue
+        if decision.outcome == "reject":
+            yield Follow(before, withdrawn(before, decision, "entered-in-error"))
+            continue
+        after = {**before, "status": "final", "performer": _performers(before, decision)}
+        if before["id"] in values:
+            after = _amended(after, values[before["id"]])
+        elif before is reviewed.panel and values:
+            after = _amended_panel(after, reviewed)
+        yield Follow(before, after)
+
+
+def _performers(observation: Json, decision: Decision) -> list[Json]:
+    """R4 Observation.performer: who is responsible for asserting the value as true."""
+    found = list(observation.get("performer", []))
+    reviewer = decision.reviewer.reference
+    return found if reviewer in found else [*found, reviewer]
+
+
+def _amended(observation: Json, quantity: Json) -> Json:
+    found = {key: value for key, value in observation.items() if key != "dataAbsentReason"}
+    labels = [
+        label
+        for label in observation.get("meta", {}).get("security", [])
+        if label.get("code") != codes.AI_ASSERTED.code
+    ]
+    meta = {**observation["meta"], "security": [*labels, codes.CLINICIAN_ASSERTED.as_json()]}
+    return {**found, "meta": meta, "status": "amended", "valueQuantity": quantity}
+
+
+def _amended_panel(panel: Json, reviewed: Reviewed) -> Json:
+    """The panel of changed numbers names the corrected SR in place of the first."""
+    found = {**panel, "status": "amended"}
+    if sr_instance_uid_of(panel):
+        successor = f"urn:oid:{review_dicom_uid(reviewed.task['id'], 'sr')}"
+        found["identifier"] = [
+            {**item, "value": successor} if item.get("system") == codes.DICOM_UID else item
+            for item in panel["identifier"]
+        ]
+    return found
+
+
+def _put(follow: Follow) -> Json:
+    return create_entry(follow.after) if follow.before is None else update_entry(follow.after)
+
+
+def _decided_task(reviewed: Reviewed, decision: Decision, trail: Json) -> Json:
+    dicom_follows = decision.outcome != "accept" and sr_instance_uid_of(reviewed.panel)
+    task = {
+        **reviewed.task,
+        "status": "completed",
+        "businessStatus": concept(
+            codes.REVIEW_STATUS.coding("sr-pending" if dicom_follows else "done")
+        ),
+        "owner": decision.reviewer.reference,
+        "lastModified": instant(decision.decided),
+        "executionPeriod": {
+            **reviewed.task.get("executionPeriod", {}),
+            "end": instant(decision.decided),
+        },
+        "output": [
+            {
+                "type": concept(codes.REVIEW_OUTPUT.coding("outcome")),
+                "valueCodeableConcept": concept(codes.REVIEW_OUTCOME.coding(decision.outcome)),
+            },
+            {
+                "type": concept(codes.REVIEW_OUTPUT.coding("trail")),
+                "valueReference": {"reference": f"Provenance/{trail['id']}"},
+            },
+            {
+                "type": concept(codes.REVIEW_OUTPUT.coding("request-digest")),
+                "valueString": decision.digest,
+            },
+        ],
+    }
+    if decision.reason:
+        task["statusReason"] = decision.reason
+    return task
+
+
+def _provenance(
+    reviewed: Reviewed, follows: Sequence[Follow], decision: Decision, software_version: str
+) -> Json:
+    who = decision.reviewer.reference
+    agents = [{"type": concept(codes.VERIFIER), "who": who}]
+    if decision.values:
+        agents.append({"type": concept(codes.AUTHOR), "who": who})
+    assembler = {"reference": f"Device/{software_device_id(software_version)}"}
+    agents.append({"type": concept(codes.ASSEMBLER), "who": assembler})
+    kept = [
+        _kept(follow.before, f"machine-{number}")
+        for number, follow in enumerate(follows, start=1)
+        if follow.before is not None and follow.before["id"] in (decision.values or {})
+    ]
+    found: Json = {
+        "resourceType": "Provenance",
+        "id": review_provenance_id(reviewed.task["id"], decision.reviewer.key, decision.outcome),
+        "target": [
+            *({"reference": _url(follow.after)} for follow in follows),
+            {"reference": _url(reviewed.task)},
+        ],
+        "occurredDateTime": instant(decision.decided),
+        "recorded": instant(decision.decided),
+        "activity": concept(codes.REVIEW_OUTCOME.coding(decision.outcome)),
+        "agent": agents,
+        "entity": [
+            *(_revised(follow.before) for follow in follows if follow.before is not None),
+            *(
+                {"role": "revision", "what": {"reference": f"#{item['id']}", "type": "Observation"}}
+                for item in kept
+            ),
+        ],
+    }
+    if kept:
+        found["contained"] = kept
+    if decision.reason:
+        found["reason"] = [decision.reason]
+    return found
+
+
+def _revised(before: Json) -> Json:
+    version = before["meta"]["versionId"]
+    return {
+        "role": "revision",
+        "what": {
+            "reference": f"{_url(before)}/_history/{version}",
+            # HAPI drops the version of a stored reference, so it is said in words too.
+            "display": f"{before['resourceType']} version {version}",
+        },
+    }
+
+
+def _kept(before: Json, name: str) -> Json:
+    """What the machine said, as a resource inside of the Provenance (R4 dom-4, dom-5: no meta)."""
+    kept = {key: value for key, value in before.items() if key not in ("meta", "id")}
+    version = f"{_url(before)}/_history/{before['meta']['versionId']}"
+    kept["identifier"] = [*kept.get("identifier", []), {"system": VERSION, "value": version}]
+    return {"resourceType": "Observation", "id": name, **kept}
+
+
+def _url(resource: Json) -> str:
+    return f"{resource['resourceType']}/{resource['id']}"

@@ -1,0 +1,138 @@
+"""Reviews read back from the FHIR server: what a Task asks about, and what was decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from fhir_ext.resources import codes
+from fhir_ext.resources.reading import Reader, read_member
+from fhir_ext.resources.result_reading import model_of
+from fhir_ext.resources.review import VERSION, Reviewed
+from fhir_ext.results import ModelIdentity, Region
+
+Json = dict[str, Any]
+
+_SERVICE: Final = {panel: service for service, panel in codes.PANEL.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far a human's number is from the machine's.
+
+    Attributes:
+        name, region: which number.
+        difference: machine minus human; None when the machine gave none.
+    """
+
+    name: str
+    region: Region
+    difference: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DecidedReview:
+    """A decided review as counts need it; no patient, no value."""
+
+    task_id: str
+    service: str
+    model: ModelIdentity
+    outcome: str
+    decided_at: datetime
+    differences: tuple[Difference, ...]
+
+
+def read_reviewed(fhir: Reader, task: Json) -> Reviewed | None:
+    """What a review Task asks about; None when its panel does not exist any more."""
+    panel = fhir.find(*_parts(task["focus"]))
+    if panel is None:
+        return None
+    ids = [_parts(item)[1] for item in panel.get("hasMember", [])]
+    found = fhir.search("Observation", {"_id": ",".join(ids), "_count": len(ids)}) if ids else []
+    by_id = {item["id"]: item for item in found}
+    raised = [item for item in _inputs(fhir, task) if item is not None]
+    return Reviewed(
+        task=task,
+        panel=panel,
+        members=tuple(by_id[member] for member in ids if member in by_id),
+        risks=tuple(item for item in raised if item["resourceType"] == "RiskAssessment"),
+        issues=tuple(item for item in raised if item["resourceType"] == "DetectedIssue"),
+    )
+
+
+def output_of(task: Json, code: str) -> Json:
+    """The output of a Task with a code of `codes.REVIEW_OUTPUT`; empty when there is none."""
+    for output in task.get("output", []):
+        if any(
+            c.get("system") == codes.REVIEW_OUTPUT.url and c.get("code") == code
+            for c in output["type"].get("coding", [])
+        ):
+            return dict(output)
+    return {}
+
+
+def outcome_of(task: Json) -> str | None:
+    """Code in `codes.REVIEW_OUTCOME`; None when the Task is not decided by us."""
+    concept = output_of(task, "outcome").get("valueCodeableConcept", {})
+    found = (c["code"] for c in concept.get("coding", []) if c["code"] in codes.REVIEW_OUTCOME)
+    return next(found, None)
+
+
+def service_of(panel: Json) -> str:
+    """Service that wrote a panel; `other` when it is none of ours."""
+    coded = (c.get("code") for c in panel["code"].get("coding", []))
+    return next((_SERVICE[code] for code in coded if code in _SERVICE), "other")
+
+
+def read_decided(fhir: Reader, task: Json) -> DecidedReview | None:
+    """A decided review from its Task and Provenance; None when it is not (or no longer) whole."""
+    outcome = outcome_of(task)
+    trail = output_of(task, "trail").get("valueReference")
+    provenance = fhir.find(*_parts(trail)) if trail else None
+    panel, device = fhir.find(*_parts(task["focus"])), fhir.find(*_parts(task["requester"]))
+    if outcome is None or provenance is None or panel is None or device is None:
+        return None
+    return DecidedReview(
+        task_id=task["id"],
+        service=service_of(panel),
+        model=model_of(device),
+        outcome=outcome,
+        decided_at=datetime.fromisoformat(provenance["recorded"]),
+        differences=tuple(_differences(fhir, provenance)),
+    )
+
+
+def machine_values(provenance: Json) -> dict[str, Json]:
+    """Id of each amended Observation to what the machine said, as the Provenance keeps it."""
+    found = {}
+    for kept in provenance.get("contained", []):
+        for identifier in kept.get("identifier", []):
+            if identifier.get("system") == VERSION:
+                found[identifier["value"].split("/")[1]] = kept
+    return found
+
+
+def _differences(fhir: Reader, provenance: Json) -> Iterator[Difference]:
+    for resource_id, kept in machine_values(provenance).items():
+        machine = read_member(kept)
+        now = fhir.find("Observation", resource_id)
+        human = read_member(now) if now else None
+        if machine is None or human is None or human.value is None:
+            continue
+        # Twelve digits: what is left of the subtraction of two binary fractions.
+        apart = None if machine.value is None else float(f"{machine.value - human.value:.12g}")
+        yield Difference(machine.name, machine.region, apart)
+
+
+def _inputs(fhir: Reader, task: Json) -> Iterator[Json | None]:
+    for item in task.get("input", []):
+        reference = item.get("valueReference")
+        if reference and _parts(reference)[0] in ("RiskAssessment", "DetectedIssue"):
+            yield fhir.find(*_parts(reference))
+
+
+def _parts(reference: Json) -> tuple[str, str]:
+    kind, _, resource_id = reference["reference"].partition("/")
+    return kind, resource_id.partition("/")[0]
