@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from fhir_ext import __version__
-from fhir_ext.cli import demo, doctor, models_cmd, run, work
+from fhir_ext.cli import demo, doctor, models_cmd, risk, run, work
 from fhir_ext.errors import FhirExtError
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ run.register(app)
 work.register(app)
 doctor.register(app)
 models_cmd.register(app)
+risk.register(app)
 demo.register(app)
 
 

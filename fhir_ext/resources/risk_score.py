@@ -93,6 +93,18 @@ def risk_score_assessment(
     return resource
 
 
+def risk_score_text(score: RiskScore) -> str:
+    """A score in sentences, one a line."""
+    lines = [f"{score.title} ({score.citation}), {score.as_of}"]
+    for item in score.predictions:
+        outcome = codes.RISK_OUTCOME.coding(item.outcome).display
+        horizon = f" within {item.years:g} years" if item.years is not None else ""
+        threshold = f", {item.threshold}" if item.threshold else ""
+        lines.append(f"{outcome}{horizon}: {item.percent:.2f} %{threshold}")
+    lines += [f"  {input_text(item)}" for item in score.inputs]
+    return "\n".join([*lines, *score.flags])
+
+
 def input_text(item: InputValue) -> str:
     """One input in words: `Systolic blood pressure: 120 mm Hg, given by caller`."""
     parts = [f"{_TITLE[item.name]}: {_value_text(item)}"]

@@ -8,10 +8,10 @@ show; the ranges for which a model was derived are the model's (`model.Range`).
 
 from __future__ import annotations
 
+import datetime
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -36,8 +36,9 @@ class InputDefinition:
         unit: UCUM unit in which the models read it.
         low, high: bounds of what a body can show, both inclusive, in `unit`.
         codes: every code that some model accepts.
-        annotations: words of which a UCUM annotation of a given unit must hold one. UCUM
-            gives annotations no meaning, but `{packs}/d` is not `{cigarettes}/d`.
+        annotations: words of which a UCUM annotation of a given unit must hold one; any
+            will do where there are none. UCUM gives annotations no meaning, but `{packs}/d`
+            is not `{cigarettes}/d`.
         annotated: a given unit must have such an annotation.
         molar: mmol/L per mg/dL, where amounts of substance are accepted too.
     """
@@ -149,7 +150,7 @@ def input_value(
     unit: str | None = None,
     *,
     source: Literal["caller", "chart", "imaging"],
-    recorded: str | None = None,
+    date: str | None = None,
     reference: str | None = None,
     preliminary: bool = False,
 ) -> InputValue:
@@ -158,7 +159,7 @@ def input_value(
     Args:
         value: number, truth or code, as the input is defined.
         unit: UCUM unit of `value`; None when it already is the input's own.
-        recorded: FHIR R4 date or dateTime of what was read; becomes `InputValue.date`.
+        date: FHIR R4 date or dateTime of what was read.
         reference: what it was read from.
         preliminary: that is a preliminary AI result.
 
@@ -169,7 +170,7 @@ def input_value(
     """
     item = definition(name)
     checked = _checked(item, value, unit)
-    return InputValue(name, checked, item.unit, source, recorded, reference, preliminary)
+    return InputValue(name, checked, item.unit, source, date, reference, preliminary)
 
 
 def caller_inputs(parameters: Json) -> dict[str, InputValue]:
@@ -178,17 +179,25 @@ def caller_inputs(parameters: Json) -> dict[str, InputValue]:
     Raises:
         UnprocessableError: all that is wrong, one issue each, with its FHIRPath.
     """
+    return _collect(
+        (f"Parameters.parameter[{index}]", parse_parameter, parameter)
+        for index, parameter in enumerate(parameters.get("parameter") or ())
+        if isinstance(parameter, dict) and parameter.get("name") == "input"
+    )
+
+
+def _collect(
+    items: Iterable[tuple[str, Callable[[Any], InputValue], Any]],
+) -> dict[str, InputValue]:
+    """Read every item, and tell of all that cannot be read at once."""
     found: dict[str, InputValue] = {}
     issues: list[OutcomeIssue] = []
-    for index, parameter in enumerate(parameters.get("parameter") or ()):
-        if not isinstance(parameter, dict) or parameter.get("name") != "input":
-            continue
+    for where, parse, item in items:
         try:
-            value = parse_parameter(parameter)
+            value = parse(item)
             if value.name in found:
                 raise _invalid(f"{value.name}: given more than once")
         except UnprocessableError as error:
-            where = f"Parameters.parameter[{index}]"
             issues.append(OutcomeIssue("value", error.code, error.message, expression=where))
         else:
             found[value.name] = value
@@ -235,7 +244,7 @@ def parse_caller_value(name: str, element: Json) -> InputValue:
     item = definition(name)
     keys = [key for key in element if key.startswith("value")]
     if len(keys) != 1 or keys[0] not in _ACCEPTED[item.kind]:
-        raise _invalid(f"{name}: needs one value, {item.accepts}")
+        raise _invalid(f"{name}: needs one value: {item.accepts}")
     given = element[keys[0]]
     if keys[0] == "valueQuantity":
         number, unit = _quantity_parts(name, given)
@@ -268,6 +277,15 @@ def parse_text(text: str) -> InputValue:
     return input_value(name, value, unit.strip() or None, source="caller")
 
 
+def parse_texts(texts: Sequence[str]) -> dict[str, InputValue]:
+    """Several `NAME=VALUE` by name.
+
+    Raises:
+        UnprocessableError: all that is wrong, one issue each.
+    """
+    return _collect((f"argument {i + 1}", parse_text, text) for i, text in enumerate(texts))
+
+
 def parse_as_of(text: str) -> str:
     """The date a score is for: a whole FHIR date (`2026-11-24`).
 
@@ -277,7 +295,7 @@ def parse_as_of(text: str) -> str:
     try:
         if len(text) != 10:
             raise ValueError
-        return date.fromisoformat(text).isoformat()
+        return datetime.date.fromisoformat(text).isoformat()
     except ValueError:
         raise _invalid("the date of a score is written YYYY-MM-DD") from None
 
@@ -309,14 +327,14 @@ def _quantity_parts(name: str, quantity: Any) -> tuple[Any, str]:
 def _checked(item: InputDefinition, value: object, unit: str | None) -> Value:
     if item.kind == "boolean":
         if not isinstance(value, bool):
-            raise _invalid(f"{item.name}: needs a boolean")
+            raise _invalid(f"{item.name}: needs {item.accepts}")
         return value
     if item.kind == "code":
         if not isinstance(value, str) or value not in item.codes:
-            raise _invalid(f"{item.name}: needs a {item.accepts}")
+            raise _invalid(f"{item.name}: needs {item.accepts}")
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _invalid(f"{item.name}: needs a number, {item.accepts}")
+        raise _invalid(f"{item.name}: needs {item.accepts}")
     try:
         number = float(value)
     except OverflowError:
@@ -324,7 +342,7 @@ def _checked(item: InputDefinition, value: object, unit: str | None) -> Value:
     if unit is not None:
         number = in_unit(number, unit, item)
     if item.kind == "integer" and not number.is_integer():
-        raise _invalid(f"{item.name}: needs an {item.accepts}")
+        raise _invalid(f"{item.name}: needs {item.accepts}")
     # Written so that NaN is refused too.
     if not item.low <= number <= item.high:
         raise UnprocessableError(

@@ -152,6 +152,12 @@ class RiskModel:
         own = (*self.required, *self.optional)
         return (*own, *dict.fromkeys(s for n in own for s in SOURCES.get(n, ()) if s not in own))
 
+    def accepts(self, name: str) -> str:
+        """What a value of an input may be, in words."""
+        if name in self.codes:
+            return f"code: {' | '.join(self.codes[name])}"
+        return INPUTS[name].accepts
+
     def missing(self, given: Mapping[str, InputValue]) -> tuple[str, ...]:
         """Inputs that the model needs and that do not follow from what is given."""
         values = resolve(self.required, given).values
@@ -272,11 +278,7 @@ def _preliminary(used: Sequence[InputValue]) -> tuple[str, ...]:
 
 def _missing_issue(model: RiskModel, name: str, accepted: Sequence[Coding]) -> OutcomeIssue:
     item = INPUTS[name]
-    codes = model.codes.get(name)
-    parts = [
-        f"{name} is missing: {item.definition}",
-        f"Give a {'code: ' + ' | '.join(codes) if codes else item.accepts}.",
-    ]
+    parts = [f"{name} is missing: {item.definition}", f"Accepted: {model.accepts(name)}."]
     sources = [source for source in SOURCES.get(name, ()) if source not in model.required]
     if sources:
         parts.append(f"It may follow from {' or '.join(sources)}.")

@@ -79,7 +79,8 @@ def in_unit(number: float, unit: str, item: InputDefinition) -> float:
 
 def _check_annotations(unit: str, item: InputDefinition) -> None:
     said = [text.lower() for text in _ANNOTATION.findall(unit)]
-    known = all(any(word in text for word in item.annotations) for text in said)
+    words = item.annotations
+    known = not words or all(any(word in text for word in words) for text in said)
     if not known or (item.annotated and not said):
         raise _unusable(item)
 
@@ -108,14 +109,16 @@ def _plain(unit: str) -> str:
 
 
 def _convert(unit: str, canonical: str) -> float | None:
+    if unit == canonical:
+        return 1.0
     from lark.exceptions import LarkError
     from pint.errors import PintError
 
     registry = _registry()
-    target = "1" if canonical == "1" else registry.from_ucum(canonical).units
+    target = "dimensionless" if canonical == "1" else registry.from_ucum(canonical).units
     try:
-        parsed = 1 if unit == "1" else registry.from_ucum(unit)
-        one, two = (float(registry.Quantity(parsed * n).to(target).magnitude) for n in (1, 2))
+        parsed = registry.from_ucum(unit)
+        one, two = (float((parsed * n).to(target).magnitude) for n in (1, 2))
     except (LarkError, PintError, AttributeError, ArithmeticError):
         # AttributeError: ucumvert returns bare tokens for what is only a number.
         return None
