@@ -1,4 +1,4 @@
-"""Commands that run programs: serve, worker, up, migrate."""
+"""Commands that run programs: serve, worker, issuer, up, migrate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ PANEL = "Run"
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
     app.command(rich_help_panel=PANEL)(serve)
+    app.command(rich_help_panel=PANEL)(issuer)
     app.command(rich_help_panel=PANEL)(worker)
+    app.command(rich_help_panel=PANEL)(issuer)
     app.command(rich_help_panel=PANEL)(up)
     app.command(rich_help_panel=PANEL)(migrate)
 
@@ -40,6 +42,28 @@ def serve() -> None:
         create_app(settings),
         host=settings.server.host,
         port=settings.server.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+    )
+
+
+def issuer() -> None:
+    """Run the development issuer of tokens: loopback only, invented users, no passwords.
+
+    Example: `FHIR_EXT_ISSUER__PORT=8001 fhir-ext issuer`
+    """
+    import uvicorn
+
+    from fhir_ext.issuer.routes import create_issuer_app
+    from fhir_ext.logs import configure_logging
+
+    settings = load_settings()
+    configure_logging(settings.telemetry, "issuer")
+    uvicorn.run(
+        create_issuer_app(settings.issuer),
+        host=settings.issuer.host,
+        port=settings.issuer.port,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -70,6 +94,28 @@ def worker() -> None:
         signal.signal(number, lambda *_: stop.set())
     with running_worker(settings, metrics):
         stop.wait()
+
+
+def issuer() -> None:
+    """Run the development issuer: tokens for invented users, without passwords, loopback only.
+
+    Example: `FHIR_EXT_ISSUER__PORT=8001 fhir-ext issuer`
+    """
+    import uvicorn
+
+    from fhir_ext.issuer.routes import create_issuer_app
+    from fhir_ext.logs import configure_logging
+
+    settings = load_settings()
+    configure_logging(settings.telemetry, "issuer")
+    uvicorn.run(
+        create_issuer_app(settings.issuer),
+        host=settings.issuer.host,
+        port=settings.issuer.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+    )
 
 
 def migrate() -> None:

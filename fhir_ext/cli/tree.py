@@ -18,6 +18,7 @@ from pathlib import Path
 import requests
 from rich.console import Console
 
+from fhir_ext.cli.identity import issuer_settings
 from fhir_ext.cli.parts import prepare_stores
 from fhir_ext.embedded.archive import OrthancServer
 from fhir_ext.embedded.hapi import HapiServer, ensure_hapi
@@ -64,7 +65,7 @@ class Tree:
         self.directory, self._progress = directory.resolve(), progress
         self._extra = dict(environment or {})
         if fresh:
-            for name in ("hapi", "archive", "db"):
+            for name in ("hapi", "archive", "db", "audit"):
                 shutil.rmtree(self.directory / name, ignore_errors=True)
         self.directory.mkdir(parents=True, exist_ok=True)
         self.environment: dict[str, str] = {}
@@ -88,9 +89,15 @@ class Tree:
         self.environment = self._settings_of(archive, hapi)
         self._progress("preparing the database; loading code systems and profiles into HAPI")
         prepare_stores(self.settings)
-        for name in ("serve", "worker"):
+        for name in ("issuer", "serve", "worker"):
             self._programs.append(self._supervised(name))
         service = self.urls["status page"]
+        wait_until(
+            lambda: _answers(f"{self.urls['issuer']}/.well-known/openid-configuration"),
+            60,
+            "the development issuer of tokens",
+            self._child("issuer"),
+        )
         wait_until(
             lambda: _answers(f"{service}health/live"), 60, "the service", self._child("serve")
         )
@@ -115,10 +122,12 @@ class Tree:
         return archive, hapi
 
     def _settings_of(self, archive: OrthancServer, hapi: HapiServer) -> dict[str, str]:
-        port, metrics = free_port(), free_port()
+        port, metrics, issuer = free_port(), free_port(), free_port()
         service = f"http://127.0.0.1:{port}/"
         self.urls = {
             "status page": service,
+            "gateway": f"{service}fhir",
+            "issuer": f"http://127.0.0.1:{issuer}",
             "FHIR server": hapi.base_url,
             "DICOMweb": archive.dicomweb_url,
             "archive pages": archive.rest_url,
@@ -143,6 +152,7 @@ class Tree:
             "FHIR_EXT_TELEMETRY__WORKER_METRICS_PORT": str(metrics),
             "FHIR_EXT_TELEMETRY__LOG_SALT": secrets.token_urlsafe(16),
             "FHIR_EXT_WORKER__EXECUTOR_ID": "local",
+            **issuer_settings(self.directory, issuer, service.rstrip("/")),
             **self._extra,
         }
 
@@ -162,7 +172,7 @@ class Tree:
         return next(program.child for program in self._programs if program.name == name)
 
     def pid(self, name: str) -> int:
-        """Process id of `serve` or `worker`."""
+        """Process id of `issuer`, `serve` or `worker`."""
         return self._child(name).pid
 
     def hold(self, name: str) -> None:

@@ -87,6 +87,8 @@ _PLAIN = frozenset({Kind.READ, Kind.VREAD, Kind.HISTORY_INSTANCE})
 #: Interactions over many patients that take no parameter to confine them.
 _UNCONFINABLE = frozenset({Kind.HISTORY_TYPE, Kind.HISTORY_SYSTEM, Kind.SEARCH_SYSTEM})
 
+_XML = frozenset({"application/fhir+xml", "application/xml", "text/xml"})
+
 #: Grants whose rights are remembered.
 MOST_GRANTS = 5000
 
@@ -373,7 +375,7 @@ class Door:
             body = self._links.inward(patch)
         elif interaction.kind in (Kind.DELETE, Kind.CONDITIONAL_DELETE):
             body = None
-        elif "json" in media_type(headers) or not _xml_allowed(kind, decision):
+        elif media_type(headers) not in _XML or not _xml_allowed(kind, decision):
             parse_resource(body or b"", headers)
             resource = loads_exact(self._links.inward(body or b""))
             # Only what was checked is sent, as it was read here.
