@@ -260,6 +260,40 @@ class GatewaySettings(Group):
     )
 
 
+class IssuerSettings(Group):
+    """The development issuer of tokens (`fhir-ext issuer`): loopback only, no passwords."""
+
+    host: str = Field("127.0.0.1", description="Bind address; refused unless loopback.")
+    port: int = Field(8001, description="Bind port.")
+    public_url: str = Field(
+        "http://127.0.0.1:8001", description="`iss` of the tokens; refused unless loopback."
+    )
+    fhir_base: str = Field(
+        "http://127.0.0.1:8000/fhir", description="`aud` of the tokens: the public FHIR base."
+    )
+    key_file: Path = Field(
+        Path(".run/issuer-keys.json"), description="Signing keys; made when missing."
+    )
+    algorithm: Literal["ES384", "RS384", "RS256"] = Field(
+        "ES384", description="How tokens are signed."
+    )
+    token_lifetime: timedelta = Field(
+        timedelta(minutes=5), description="Access tokens expire after this."
+    )
+    refresh_lifetime: timedelta = Field(
+        timedelta(hours=12), description="A refresh token that is not used expires after this."
+    )
+    clients: Path | None = Field(
+        None, description="YAML or JSON of further clients, and of keys for those of the demo."
+    )
+    personas: Path | None = Field(
+        None, description="YAML or JSON of users instead of those of the demo."
+    )
+    patients: dict[str, str] = Field(
+        default_factory=dict, description="Patient id to the words shown for it when one is chosen."
+    )
+
+
 class OutgoingSettings(Group):
     """Addresses that we may call because somebody else named them (JWKS, introspection)."""
 
@@ -319,6 +353,7 @@ class Settings(BaseSettings):
     server: ServerSettings = Field(default_factory=ServerSettings)
     auth: AuthSettings = Field(default_factory=AuthSettings)
     gateway: GatewaySettings = Field(default_factory=GatewaySettings)
+    issuer: IssuerSettings = Field(default_factory=IssuerSettings)
     outgoing: OutgoingSettings = Field(default_factory=OutgoingSettings)
     audit: AuditSettings = Field(default_factory=AuditSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)

@@ -17,7 +17,6 @@ PANEL = "Run"
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
     app.command(rich_help_panel=PANEL)(serve)
-    app.command(rich_help_panel=PANEL)(issuer)
     app.command(rich_help_panel=PANEL)(worker)
     app.command(rich_help_panel=PANEL)(issuer)
     app.command(rich_help_panel=PANEL)(up)
@@ -94,28 +93,6 @@ def worker() -> None:
         signal.signal(number, lambda *_: stop.set())
     with running_worker(settings, metrics):
         stop.wait()
-
-
-def issuer() -> None:
-    """Run the development issuer: tokens for invented users, without passwords, loopback only.
-
-    Example: `FHIR_EXT_ISSUER__PORT=8001 fhir-ext issuer`
-    """
-    import uvicorn
-
-    from fhir_ext.issuer.routes import create_issuer_app
-    from fhir_ext.logs import configure_logging
-
-    settings = load_settings()
-    configure_logging(settings.telemetry, "issuer")
-    uvicorn.run(
-        create_issuer_app(settings.issuer),
-        host=settings.issuer.host,
-        port=settings.issuer.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-    )
 
 
 def migrate() -> None:
