@@ -6,7 +6,7 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Response
+from fastapi import APIRouter, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import Receive, Scope, Send
 
@@ -31,6 +31,10 @@ from fhir_ext.status.service import StatusDeps
 from fhir_ext.store.engine import create_store_engine
 from fhir_ext.store.repository import Repository
 from fhir_ext.telemetry import Metrics
+from models.registry import Registry
+from operations.review import definitions as review
+from operations.review.routes import review_router
+from operations.review.service import ReviewService
 from subscriptions.health import health_checks, queue_state
 from subscriptions.intake.routes import hook_router
 from subscriptions.queue import WorkQueue
@@ -88,7 +92,8 @@ def create_app(settings: Settings) -> FastAPI:
     install_error_handlers(app)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(BodyLimit, max_bytes=settings.limits.body_bytes)
-    app.door = _door(settings, upstream, journal, _operations(settings))
+    reviews = ReviewService(fhir, queue, Registry(), metrics)
+    app.door = _door(settings, upstream, journal, _operations(settings, review_router(reviews)))
     secret = settings.intake.hook_secret.get_secret_value()
     app.include_router(hook_router(queue, secret))
     deps = StatusDeps(
@@ -111,15 +116,18 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-#: Names of our own operations; the gateway answers them itself.
-OPERATIONS = frozenset({"risk-score", "review", "claim", "release"})
+#: OperationDefinitions of our own operations; the gateway answers them itself.
+DEFINITIONS = (*review.DEFINITIONS,)
+OPERATIONS = frozenset(definition["code"] for definition in DEFINITIONS)
 
 
-def _operations(settings: Settings) -> FastAPI:
+def _operations(settings: Settings, *routers: APIRouter) -> FastAPI:
     """The application behind the gateway that answers our own operations."""
     inner = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     install_error_handlers(inner)
     inner.add_middleware(BodyLimit, max_bytes=settings.limits.body_bytes)
+    for router in routers:
+        inner.include_router(router)
     return inner
 
 
@@ -140,7 +148,7 @@ def _door(settings: Settings, upstream: Upstream, journal: AccessJournal, inner:
     pages = PublicPages(
         upstream,
         links,
-        [],
+        DEFINITIONS,
         lambda: issuer_endpoints(document),
         lambda: smart_configuration(auth, issuer_endpoints(document), issuer_lists(document)),
     )
@@ -172,7 +180,7 @@ def _closed_door(
         note=journal.note,
         operations=OPERATIONS,
         inner=inner,
-        public=PublicPages(upstream, links, [], dict, no_smart).get,
+        public=PublicPages(upstream, links, DEFINITIONS, dict, no_smart).get,
     )
     return Door(
         settings.gateway, settings.limits.body_bytes, upstream, links, Policy.load(), parts, MOUNT

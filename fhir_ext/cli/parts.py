@@ -32,14 +32,23 @@ def load_settings() -> Settings:
 
 
 def prepare_stores(settings: Settings) -> None:
-    """Migrate both databases and put our CodeSystems, ValueSets and profiles into HAPI."""
+    """Migrate both databases and put what our resources and operations are into HAPI."""
     from fhir_ext.resources.conformance import load_bundle
+    from operations.review.definitions import DEFINITIONS as REVIEW
 
     engine = create_store_engine(settings.database.url)
     migrate(engine)
     engine.dispose()
     migrate_queue(settings.database.url)
-    FhirClient(settings.fhir).transaction(load_bundle())
+    bundle = load_bundle()
+    bundle["entry"] += [
+        {
+            "resource": definition,
+            "request": {"method": "PUT", "url": f"OperationDefinition/{definition['id']}"},
+        }
+        for definition in REVIEW
+    ]
+    FhirClient(settings.fhir).transaction(bundle)
 
 
 @dataclass
