@@ -6,6 +6,7 @@
       dicom_uid        inference key and kind: the same work gives the same DICOM objects
     device_id          model version
     parked_task_id     ImagingStudy
+    risk_score_id      patient, model, inputs and date of a score
     review_*           review Task: one of its reviews can win, so all of them derive from it
 
 Resource ids are version 5 UUIDs under `NAMESPACE`; UIDs are UUIDs under 2.25 (PS3.5 B.2).
@@ -20,7 +21,7 @@ from typing import Final
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from fhir_ext.resources.codes import CANONICAL
-from fhir_ext.results import ModelIdentity
+from fhir_ext.results import ModelIdentity, RiskScore
 
 #: Never changed: every id that was ever written hangs on it.
 NAMESPACE: Final = uuid5(NAMESPACE_URL, CANONICAL)
@@ -101,6 +102,21 @@ def access_event_id(request_id: str, patient: str | None) -> str:
 def parked_chore_id(name: str, key: str) -> str:
     """Id of the Task of a chore that cannot be done."""
     return str(_uuid("Task", "parked-chore", name, key))
+
+
+def risk_score_id(patient_id: str | None, score: RiskScore) -> str:
+    """Id of the RiskAssessment of a score: the same person, inputs, model and date, the same id."""
+    inputs = [
+        [i.name, i.value, i.unit, i.source, i.date, i.reference, i.preliminary]
+        for i in score.inputs
+    ]
+    what = json.dumps([score.model, score.version, score.as_of, inputs], separators=(",", ":"))
+    return str(_uuid("RiskAssessment", "score", patient_id or "", what))
+
+
+def risk_provenance_id(assessment_id: str) -> str:
+    """Id of the Provenance of a kept score."""
+    return str(_uuid("Provenance", "score", assessment_id))
 
 
 def dicom_uid(inference_key: str, kind: str) -> str:
