@@ -55,6 +55,7 @@ _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _NUMERIC_HOST: Final = re.compile(r"(?:.*\.)?(?:0x[0-9a-f]*|[0-9]+)", re.IGNORECASE)
 #: Readers of URLs disagree about these.
 _AMBIGUOUS: Final = re.compile(r"[\x00-\x20\x7f\\]")
+_AUTHORITY_END: Final = re.compile(r"[/?#]")
 
 #: Addresses of one name that are tried; each may cost a whole timeout.
 _TRIED_ADDRESSES = 4
@@ -99,7 +100,8 @@ class OutgoingGuard:
             raise RefusedAddress("the address is no URL")
         if parts.scheme != "https" and not (parts.scheme == "http" and self._settings.plain_http):
             raise RefusedAddress("the address must begin with https")
-        if parts.auth is not None:
+        # An empty user is none for urllib3.
+        if parts.auth is not None or "@" in _AUTHORITY_END.split(url.partition("//")[2])[0]:
             raise RefusedAddress("the address must not hold credentials")
         self._check_host(parts.host)
 

@@ -21,13 +21,11 @@ _SCOPE = re.compile(r"(patient|user|system)/([A-Za-z]+|\*)\.([a-z]+|\*)(?:\?(.*)
 #: Letters in the order of the standard; the lookahead refuses none at all.
 _LETTERS = re.compile(r"(?=.)c?r?u?d?s?")
 
-#: A search parameter with modifiers and chains: `code`, `code:in`, `subject:Patient.birthdate`.
-_PARAMETER = re.compile(
-    r"[a-z][A-Za-z0-9-]*(?::[A-Za-z-]+)?(?:\.[a-z][A-Za-z0-9-]*(?::[A-Za-z-]+)?)*"
-)
-#: Parameters with an underscore that filter. Those that shape the answer (`_include`,
-#: `_elements`, ...) restrict nothing, or reach further.
-_COMMON = frozenset({"_id", "_lastUpdated", "_tag", "_profile", "_security", "_source"})
+#: Name of a search parameter with its modifier. Of those with an underscore only the ones
+#: that filter: the others shape the answer (`_include`, `_elements`) or reach further (`_has`).
+_NAME = r"(?:[a-z][A-Za-z0-9-]*|_(?:id|lastUpdated|tag|profile|security|source))(?::[A-Za-z-]+)?"
+#: Also a chain: `subject:Patient.birthdate`.
+_PARAMETER = re.compile(rf"{_NAME}(?:\.{_NAME})*")
 #: Between the alternatives of one value; an escaped comma is part of one (search.html#escaping).
 _COMMA = re.compile(r"(?<!\\),")
 #: `%` that is not followed by two hex digits.
@@ -86,7 +84,7 @@ def _restriction(query: str) -> tuple[tuple[str, str], ...] | None:
 
 
 def _restricts(name: str, value: str) -> bool:
-    if name not in _COMMON and not _PARAMETER.fullmatch(name):
+    if not _PARAMETER.fullmatch(name):
         return False
     return all(any(map(str.isalnum, item)) for item in _COMMA.split(value))
 
