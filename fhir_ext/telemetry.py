@@ -61,6 +61,16 @@ class Metrics:
             "Studies that need a human before they go on.",
             registry=self.registry,
         )
+        self._chore_depth = Gauge(
+            "fhir_ext_chore_depth",
+            "Chores (audit entries, new scores) that wait or are worked on.",
+            registry=self.registry,
+        )
+        self._chore_age = Gauge(
+            "fhir_ext_chore_oldest_seconds",
+            "Age of the chore that has waited longest; 0 when none waits.",
+            registry=self.registry,
+        )
         self._steps = Histogram(
             "fhir_ext_step_seconds",
             "Duration of one try of a workflow step.",
@@ -79,6 +89,9 @@ class Metrics:
         self._deliveries = self._counter(
             "fhir_ext_deliveries", "Notifications to subscribers.", "channel", "outcome"
         )
+        self._reviews = self._counter(
+            "fhir_ext_reviews", "Results that a human decided.", "service", "outcome"
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
@@ -87,6 +100,11 @@ class Metrics:
         """What waits now; `oldest_seconds` is None when nothing does."""
         self._queue_depth.set(depth)
         self._queue_age.set(oldest_seconds or 0.0)
+
+    def chores(self, depth: int, oldest_seconds: float | None) -> None:
+        """Like `queue`, for chores."""
+        self._chore_depth.set(depth)
+        self._chore_age.set(oldest_seconds or 0.0)
 
     def parked(self, studies: int) -> None:
         """How many studies wait for a human now."""
@@ -125,6 +143,11 @@ class Metrics:
         """A notification was sent, or was not."""
         labels = (self._label("channel", channel), self._label("outcome", outcome))
         self._deliveries.labels(*labels).inc()
+
+    def review(self, service: str, outcome: str) -> None:
+        """A human accepted, modified or rejected a result of a service."""
+        labels = (self._label("service", service), self._label("outcome", outcome))
+        self._reviews.labels(*labels).inc()
 
     def _label(self, name: str, value: str) -> str:
         if not FIELDS["code"](value):

@@ -27,6 +27,9 @@ Json = dict[str, Any]
 #: What a chore does with its payload; raises errors of our tree.
 Handler = Callable[[Json], None]
 
+#: Keeps a chore that cannot be done: (name, key, payload, code).
+Keep = Callable[[str, str, Json, str], None]
+
 #: Writes the Task of a chore that cannot be done: (name, key, code, text, when).
 Park = Callable[[str, str, str, str, datetime], object]
 
@@ -40,11 +43,13 @@ class Chores:
 
     Attributes:
         handlers: by name.
+        keep: holds what cannot be done until a human retries it.
         park: makes what cannot be done visible.
         intake: how long to wait for a server that is down.
     """
 
     handlers: Mapping[str, Handler]
+    keep: Keep
     park: Park
     intake: IntakeSettings
     metrics: Metrics
@@ -65,14 +70,15 @@ class Chores:
                 return "done"
             if answer["outcome"] == "park" or waited >= self.intake.upstream_give_up:
                 code, text = answer["code"], answer["message"]
-                return self._parked(name, key, code, text)
+                return self._parked(name, key, payload, code, text)
             DBOS.sleep(delay.total_seconds())
             waited += delay
             delay = min(delay * 2, LONGEST_WAIT)
 
-    def _parked(self, name: str, key: str, code: str, text: str) -> str:
-        """Write the Task, however long the server that should hold it stays away."""
+    def _parked(self, name: str, key: str, payload: Json, code: str, text: str) -> str:
+        """Keep it, and write the Task, however long the server of Tasks stays away."""
         delay = self.intake.upstream_retry
+        DBOS.run_step({"name": "keep"}, self.keep, name, key, payload, code)
         while True:
             answer = DBOS.run_step({"name": "park"}, self._park, name, key, code, text)
             if answer["outcome"] != "retry":

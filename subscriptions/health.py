@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+
+from dbos import WorkflowStatus
 
 from fhir_ext.clients.dicomweb import DicomWebClient
 from fhir_ext.clients.fhir import FhirClient
@@ -18,12 +20,20 @@ from subscriptions.queue import WorkQueue
 
 def queue_state(queue: WorkQueue) -> QueueState:
     """Depth and age of what waits to be worked on, and how much is put back for later."""
-    waiting = queue.waiting()
-    enqueued = [item for item in waiting if item.status == "ENQUEUED"]
-    oldest = min((item.created_at for item in enqueued if item.created_at), default=None)
+    return _state(queue.waiting(), ("ENQUEUED",))
+
+
+def chore_state(queue: WorkQueue) -> QueueState:
+    """The same for chores. One that is being worked on counts: it may be waiting for a server."""
+    return _state(queue.waiting_chores(), ("ENQUEUED", "PENDING"))
+
+
+def _state(waiting: Sequence[WorkflowStatus], counted: tuple[str, ...]) -> QueueState:
+    found = [item for item in waiting if item.status in counted]
+    oldest = min((item.created_at for item in found if item.created_at), default=None)
     age = datetime.now(UTC).timestamp() - oldest / 1000 if oldest is not None else None
     return QueueState(
-        depth=len(enqueued),
+        depth=len(found),
         oldest_seconds=age,
         delayed=sum(item.status == "DELAYED" for item in waiting),
     )

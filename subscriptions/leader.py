@@ -5,27 +5,38 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 from dbos import DBOS
 from sqlalchemy.exc import SQLAlchemyError
 
+from fhir_ext.clients.fhir import FhirClient
 from fhir_ext.errors import FhirExtError
 from fhir_ext.logs import event, get_logger, incident
+from fhir_ext.resources.task import parked_chore_task
 from fhir_ext.store.repository import Repository, now
 from operations.analyze.service import AnalyzeService
-from subscriptions.queue import STUDY_WORKFLOW, StudyMessage
+from subscriptions.audit import AUDIT
+from subscriptions.queue import (
+    CHORE_WORKFLOW,
+    GAVE_UP,
+    STUDY_WORKFLOW,
+    StudyMessage,
+    WorkQueue,
+    chore_of,
+)
 
 log = get_logger(__name__)
 
 LEADER = "leader"
 WORKER_PREFIX = "worker/"
 
-#: States in which DBOS leaves a workflow that it will not run again.
-GAVE_UP = ("MAX_RECOVERY_ATTEMPTS_EXCEEDED", "ERROR")
-
-#: Finished workflows deleted by one round of the retention.
+#: Finished workflows deleted at once by the retention.
 RETENTION_BATCH = 500
+
+#: Written audit entries leave the queue after this: they hold queries, which are patient data.
+AUDIT_RETENTION = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +177,24 @@ def park_crashed(repository: Repository, analyze: AnalyzeService) -> int:
     return parked
 
 
+def park_crashed_chores(fhir: FhirClient, queue: WorkQueue) -> int:
+    """Park the chores that DBOS gave up: their worker died over them again and again.
+
+    Returns:
+        How many chores became a Task.
+    """
+    found = DBOS.list_workflows(status=list(GAVE_UP), name=CHORE_WORKFLOW, load_output=False)
+    for status in found:
+        name, key, payload = chore_of(status)
+        text = "the worker died several times while it worked on this"
+        queue.park_chore(name, key, payload, "worker-crashed")
+        fhir.put(parked_chore_task(name, key, "worker-crashed", text, now()))
+        # Forgotten last: interrupted before, the same is done once more.
+        DBOS.delete_workflow(status.workflow_id)
+        event(log, "chore-parked", step=name, code="worker-crashed")
+    return len(found)
+
+
 def delete_finished(repository: Repository, retention: timedelta) -> int:
     """Forget finished work older than `retention`; the results themselves are in HAPI.
 
@@ -173,14 +202,37 @@ def delete_finished(repository: Repository, retention: timedelta) -> int:
         How many workflows were deleted.
     """
     before = now() - retention
-    finished = DBOS.list_workflows(
-        # Those that gave up too: without their run's row they would be parked once more.
-        status=["SUCCESS", *GAVE_UP],
-        end_time=before.isoformat(),
-        limit=RETENTION_BATCH,
-        load_input=False,
-        load_output=False,
-    )
-    DBOS.delete_workflows([status.workflow_id for status in finished])
+    # Those that gave up too: without their run's row they would be parked once more.
+    deleted = _delete_workflows(before, status=["SUCCESS", *GAVE_UP])
     repository.delete_runs_before(before)
-    return len(finished)
+    return deleted
+
+
+def delete_written_audit() -> int:
+    """Forget audit entries that are in the FHIR server.
+
+    Returns:
+        How many workflows were deleted.
+    """
+    return _delete_workflows(
+        now() - AUDIT_RETENTION,
+        status=["SUCCESS"],
+        name=CHORE_WORKFLOW,
+        workflow_id_prefix=f"{AUDIT}/",
+    )
+
+
+def _delete_workflows(before: datetime, **which: Any) -> int:
+    deleted = 0
+    while True:
+        found = DBOS.list_workflows(
+            end_time=before.isoformat(),
+            limit=RETENTION_BATCH,
+            load_input=False,
+            load_output=False,
+            **which,
+        )
+        DBOS.delete_workflows([status.workflow_id for status in found])
+        deleted += len(found)
+        if len(found) < RETENTION_BATCH:
+            return deleted

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions, WorkflowStatus
 
@@ -19,6 +20,16 @@ STUDY_QUEUE = "studies"
 STUDY_WORKFLOW = "analyze-study"
 CHORE_QUEUE = "chores"
 CHORE_WORKFLOW = "chore"
+
+#: Where parked chores lie until a human has dealt with them: a queue that no worker runs.
+PARKED_QUEUE: Final = "parked-chores"
+PARKED_WORKFLOW: Final = "parked-chore"
+
+#: States in which DBOS leaves a workflow that it will not run again.
+GAVE_UP: Final = ("MAX_RECOVERY_ATTEMPTS_EXCEEDED", "ERROR")
+
+#: Most waiting chores that are counted; a metric need not know a larger number.
+MOST_COUNTED: Final = 10_000
 
 #: Raised whenever the order or meaning of the workflow's steps changes: work begun by
 #: another version is then not resumed in the middle.
@@ -88,6 +99,44 @@ def enqueue_options(message: StudyMessage, delay: timedelta | None = None) -> En
     return options
 
 
+#: Between the key of a chore and how often a human has had it tried.
+RETRY_MARK: Final = "~"
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedChore:
+    """A chore that a human must look at.
+
+    Attributes:
+        name: which handler does it.
+        key: what it is about.
+        payload: what it was enqueued with.
+        code: why it was parked, as its Task says.
+        since: when.
+    """
+
+    name: str
+    key: str
+    payload: Mapping[str, object]
+    code: str
+    since: datetime
+
+    @property
+    def workflow_id(self) -> str:
+        return f"{self.name}/{self.key}"
+
+
+def chore_of(status: WorkflowStatus) -> tuple[str, str, dict[str, Any]]:
+    """Name, key and payload of a chore's workflow, loaded with its input."""
+    arguments: Any = status.input
+    name, key, payload = arguments["args"][:3]
+    return name, key, payload
+
+
+def _parked_id(name: str, key: str) -> str:
+    return f"parked/{name}/{key}"
+
+
 class WorkQueue:
     """Enqueues studies and shows what waits.
 
@@ -144,6 +193,51 @@ class WorkQueue:
             load_input=False,
             load_output=False,
         )
+
+    def waiting_chores(self) -> Sequence[WorkflowStatus]:
+        """Chores that are enqueued or being worked on; oldest first, at most `MOST_COUNTED`."""
+        return self._client.list_workflows(
+            status=["ENQUEUED", "DELAYED", "PENDING"],
+            name=CHORE_WORKFLOW,
+            limit=MOST_COUNTED,
+            load_input=False,
+            load_output=False,
+        )
+
+    def park_chore(self, name: str, key: str, payload: Mapping[str, object], code: str) -> None:
+        """Keep a chore that cannot be done until a human retries it; durable, idempotent."""
+        options = EnqueueOptions(
+            queue_name=PARKED_QUEUE,
+            workflow_name=PARKED_WORKFLOW,
+            workflow_id=_parked_id(name, key),
+            app_version=WORKFLOW_VERSION,
+            application_name=APPLICATION,
+        )
+        self._client.enqueue(options, name, key, dict(payload), code)
+
+    def parked_chores(self) -> Sequence[ParkedChore]:
+        """Chores that wait for a human; oldest first."""
+        found = []
+        for status in self._client.list_workflows(name=PARKED_WORKFLOW, load_output=False):
+            arguments: Any = status.input
+            since = datetime.fromtimestamp((status.created_at or 0) / 1000, UTC)
+            found.append(ParkedChore(*chore_of(status), arguments["args"][3], since))
+        return found
+
+    def retry_chore(self, chore: ParkedChore) -> str:
+        """Enqueue a parked chore anew, under a new key.
+
+        The new key follows from the old one: interrupted in the middle, it can be repeated.
+
+        Returns:
+            The new workflow id.
+        """
+        base, mark, count = chore.key.rpartition(RETRY_MARK)
+        again = bool(mark) and count.isdecimal()
+        key = f"{base}{mark}{int(count) + 1}" if again else f"{chore.key}{RETRY_MARK}2"
+        queued = self.enqueue_chore(chore.name, key, chore.payload)
+        self._client.delete_workflow(_parked_id(chore.name, chore.key))
+        return queued
 
     def close(self) -> None:
         self._client.destroy()

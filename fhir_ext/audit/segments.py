@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Self
 
@@ -250,7 +251,7 @@ class Backlog:
     """What is noted and not yet in the queue.
 
     Attributes:
-        oldest_seconds: age of the oldest segment with something in it; 0 without one.
+        oldest_seconds: age of the oldest access in it; 0 without one.
         damaged: segments that a disk damaged.
     """
 
@@ -277,5 +278,15 @@ def backlog(folder: Path) -> Backlog:
             continue
         if length:
             count, size = count + 1, size + length
-            oldest = max(oldest, time.time() - int(path.name[:20]) / 1e9)
+            oldest = max(oldest, time.time() - _begin(path))
     return Backlog(count, size, oldest, len(list(folder.glob(f"*{DAMAGED}"))))
+
+
+def _begin(path: Path) -> float:
+    """When the first access in a segment ended; its name tells when it was made, idle or not."""
+    try:
+        with path.open("rb") as file:
+            first = orjson.loads(file.readline())
+        return datetime.fromisoformat(first["recorded"]).timestamp()
+    except (OSError, ValueError, TypeError, KeyError):
+        return time.time()

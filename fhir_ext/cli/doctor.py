@@ -26,6 +26,11 @@ LOW_DISK = 2_000_000_000
 CLOCK_TOLERANCE = 30
 
 
+#: A chore, or a part of the journal, that waits longer than this (s) is reported.
+LATE_CHORE = 600
+LATE_JOURNAL = 60
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One line of the report; `advice` says what to do when it is not `ok`."""
@@ -67,6 +72,8 @@ def inspect(settings: Settings) -> list[Finding]:
         _disk(settings),
         *_models(),
         *_parked(parts),
+        *_chores(parts),
+        _journal(settings),
     ]
 
 
@@ -152,3 +159,44 @@ def _parked(parts: Parts) -> list[Finding]:
             "unmatched studies", unmatched == 0, str(unmatched), "see `fhir-ext patients list`"
         ),
     ]
+
+
+def _chores(parts: Parts) -> list[Finding]:
+    from subscriptions.health import chore_state
+
+    try:
+        state, parked = chore_state(parts.queue), parts.queue.parked_chores()
+    except SQLAlchemyError:
+        return []
+    oldest = state.oldest_seconds or 0.0
+    return [
+        Finding(
+            "chores",
+            oldest < LATE_CHORE,
+            f"{state.depth} wait, the oldest for {oldest:.0f} s",
+            "start a `fhir-ext worker`, or see why the FHIR server is slow or down",
+        ),
+        Finding("parked chores", not parked, str(len(parked)), "see `fhir-ext retry-chore --list`"),
+    ]
+
+
+def _journal(settings: Settings) -> Finding:
+    """The access journal of this machine; other machines have their own."""
+    from fhir_ext.audit.segments import backlog
+
+    folder = settings.audit.journal
+    try:
+        found = backlog(folder)
+    except OSError:
+        return Finding("access journal", False, "cannot be read", f"look at {folder}")
+    seen = f"{found.bytes / 1e6:.1f} MB not yet queued, the oldest for {found.oldest_seconds:.0f} s"
+    if found.damaged:
+        return Finding(
+            "access journal", False, f"{found.damaged} damaged files", f"look at {folder}"
+        )
+    return Finding(
+        "access journal",
+        found.oldest_seconds < LATE_JOURNAL,
+        seen,
+        "`fhir-ext serve` hands it over; see that it runs and reaches its database",
+    )

@@ -1,4 +1,4 @@
-"""Commands by which an operator moves work: analyze, reconcile, sweep, patients, tasks."""
+"""Commands by which an operator moves work: analyze, reconcile, sweep, patients, tasks, chores."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=PANEL)(analyze)
     app.command(rich_help_panel=PANEL)(reconcile)
     app.command(rich_help_panel=PANEL)(sweep)
+    app.command(rich_help_panel=PANEL)(retry_chore)
     app.add_typer(patients, name="patients", rich_help_panel=PANEL)
     app.add_typer(tasks, name="tasks", rich_help_panel=PANEL)
 
@@ -85,6 +86,43 @@ def sweep(
     again = f"sweep-{uuid.uuid4().hex[:8]}" if everything else ""
     count = run_sweep(parts.fhir, parts.queue, parts.repository, overlap, again=again)
     typer.echo(f"{count} studies looked at")
+
+
+def retry_chore(
+    chore: Annotated[
+        str, typer.Argument(help="`NAME/KEY`, as the Task says; `NAME` for all of that name.")
+    ] = "",
+    list_them: Annotated[
+        bool, typer.Option("--list", help="Only show what is parked; retry nothing.")
+    ] = False,
+) -> None:
+    """Take up chores that were parked: audit entries, new scores, corrected SRs.
+
+    A chore is put into the queue under a new key, and its Task is closed.
+    Example: `fhir-ext retry-chore audit` once the FHIR server takes writes again
+    """
+    from fhir_ext.resources.ids import parked_chore_id
+
+    parts = Parts(load_settings())
+    parked = [
+        item
+        for item in parts.queue.parked_chores()
+        if not chore or chore in (item.name, item.workflow_id)
+    ]
+    if list_them:
+        table = Table("chore", "reason", "since")
+        for item in parked:
+            table.add_row(item.workflow_id, item.code, item.since.isoformat(timespec="seconds"))
+        Console().print(table if parked else "no chore is parked")
+        return
+    if not chore or not parked:
+        raise NotFoundError("no such chore is parked; see `fhir-ext retry-chore --list`")
+    for item in parked:
+        # The Task first: interrupted here, the chore is still parked and can be named again.
+        task = parts.fhir.find("Task", parked_chore_id(item.name, item.key))
+        if task is not None:
+            parts.fhir.put({**task, "status": "completed"})
+        typer.echo(f"queued as {parts.queue.retry_chore(item)}")
 
 
 @patients.command("list")
