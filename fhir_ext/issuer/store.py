@@ -1,7 +1,8 @@
 """What the issuer remembers: in memory only, bounded, and gone when the process ends.
 
-Access tokens outlive a restart, because the keys do; codes, refresh tokens and revocations
-do not. Codes and refresh tokens are kept as hashes.
+Access tokens outlive a restart, because the keys do. Codes, refresh tokens, opaque tokens,
+revocations, and the ids of assertions that were seen do not. Codes, refresh tokens and opaque
+tokens are kept as hashes.
 """
 
 from __future__ import annotations
@@ -43,16 +44,16 @@ class Expiring(Generic[Value]):
 
     def put(self, key: str, value: Value, seconds: float) -> None:
         """Keep a value for so long; the oldest one gives way when there is no room."""
-        self._drop_expired()
         self._entries.pop(key, None)
+        self._make_room()
         while len(self._entries) >= self._capacity:
             self._entries.popitem(last=False)
         self._entries[key] = (self._now() + seconds, value)
 
     def add(self, key: str, value: Value, seconds: float) -> bool:
         """Keep a value unless there is one, or no room: nothing gives way."""
-        self._drop_expired()
-        if key in self._entries or len(self._entries) >= self._capacity:
+        self._make_room()
+        if self.get(key) is not None or len(self._entries) >= self._capacity:
             return False
         self._entries[key] = (self._now() + seconds, value)
         return True
@@ -71,10 +72,14 @@ class Expiring(Generic[Value]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def _drop_expired(self) -> None:
+    def _make_room(self) -> None:
+        """Drop what has ended: from the oldest on, and everywhere once it is full."""
         now = self._now()
-        for key in [k for k, (expires_at, _) in self._entries.items() if expires_at <= now]:
-            del self._entries[key]
+        while self._entries and next(iter(self._entries.values()))[0] <= now:
+            self._entries.popitem(last=False)
+        if len(self._entries) >= self._capacity:
+            for key in [k for k, (expires_at, _) in self._entries.items() if expires_at <= now]:
+                del self._entries[key]
 
 
 @dataclass(slots=True)
