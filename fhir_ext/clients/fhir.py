@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import requests
@@ -110,6 +110,16 @@ def _checked(response: Response) -> Response:
     raise UnprocessableError(f"the FHIR server refused a resource ({status})", code="fhir-refused")
 
 
+def _entry_answer(entry: Json) -> Json | None:
+    """What one entry of a batch was answered."""
+    status = str(entry.get("response", {}).get("status", ""))[:3]
+    if status in ("404", "410"):
+        return None
+    if not status.startswith("2") or "resource" not in entry:
+        raise UpstreamError("the FHIR server failed in a batch", code="fhir-server-error")
+    return cast("Json", entry["resource"])
+
+
 class FhirClient:
     """Reads, searches and writes in HAPI.
 
@@ -180,6 +190,25 @@ class FhirClient:
         headers = META_SNAPSHOT if replace_labels else None
         answer = self._client.send("POST", "", bundle, extra_headers=headers)
         return cast("Json", answer.json())
+
+    def batch(self, queries: Sequence[str]) -> list[Json | None]:
+        """Answers of several GETs in one request, in their order; None for 404 and 410.
+
+        Args:
+            queries: relative URLs, their values percent-encoded. A search answers its first
+                page only, without a link to the next one: nothing is kept to page through.
+
+        Raises:
+            UpstreamError: also when one of the GETs failed.
+        """
+        entries = [{"request": {"method": "GET", "url": query}} for query in queries]
+        bundle = {"resourceType": "Bundle", "type": "batch", "entry": entries}
+        fresh = {"Cache-Control": "no-store"}
+        answer = self._client.send("POST", "", bundle, extra_headers=fresh).json()
+        found = [_entry_answer(entry) for entry in answer.get("entry", [])]
+        if len(found) != len(queries):
+            raise UpstreamError("the FHIR server left out answers", code="fhir-server-error")
+        return found
 
     def validate(self, resource: Json) -> Json:
         """The OperationOutcome of `$validate`."""

@@ -230,6 +230,8 @@ ERROR: Final = LocalSystem(
         ("out-of-range", "Out of range", "An input for which a risk model does not hold."),
         ("not-applicable", "Not applicable", "A risk model is not for this person."),
         ("contradicting-inputs", "Contradiction", "Inputs that cannot both be true."),
+        ("unusable-value", "Unusable value", "A recorded value that a risk model cannot use."),
+        ("unsupported-media-type", "Format not read", "The body is in a format not read here."),
         ("parked", "Parked", "The work waits for a human."),
         ("settings", "Settings", "The installation is configured wrongly."),
         ("internal", "Internal error", "An error in this software."),
