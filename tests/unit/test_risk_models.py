@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -367,3 +368,18 @@ def test_words() -> None:
     assert "Upper lobe: yes, given by caller" in text
     imaging = input_value("agatston", 12, source="imaging", preliminary=True)
     assert input_text(imaging) == "Agatston score: 12, from the imaging, preliminary"
+
+
+def test_the_page_says_what_the_models_do() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/services/risk-score.md").read_text("utf-8")
+    for item in INPUTS.values():
+        rows = [line for line in page.splitlines() if line.startswith(f"| `{item.name}` | ")]
+        assert any(row.endswith(f"| {item.definition} |") for row in rows), item.name
+        for code in item.codes:
+            assert f"`{code}`" in rows[0]
+    for model in MODELS.values():
+        assert model.citation.removesuffix(")") in page
+    for code, name, span in RANGES:
+        if span.outside == "refuse":
+            high = f"{'below ' if span.below else ''}{span.high:g}"
+            assert f"| `{name}` | {span.low:g} | {high} | refused |" in page, code
