@@ -44,8 +44,12 @@ administrator/user     .          .          .       .     .       .          *r
 service/system         *rvhHscCuU *rvhHscCuU *rvhHscCuU *rvhHscCuU *rvhHscCuU *rvhHsc *rvhHs *rvhHs *rvhHs   *rvhHs      *rvhHs    *rvhHs     .
 """  # noqa: E501 - a grid
 
-#: Cells of single types: what a patient's app may send.
-SINGLE = {("patient", "patient", Kind.CREATE, "QuestionnaireResponse"): Rule.COMPARTMENT}
+#: Cells of single types: what a patient's app may send, and work that is handed on.
+SINGLE = {
+    ("patient", "patient", Kind.CREATE, "QuestionnaireResponse"): Rule.COMPARTMENT,
+    ("radiologist", "user", Kind.UPDATE, "Task"): Rule.PROGRAMS,
+    ("coordinator", "user", Kind.UPDATE, "Task"): Rule.PROGRAMS,
+}
 
 CARE = {
     ("patient", "patient"): Rule.COMPARTMENT,
@@ -67,7 +71,7 @@ EVERYBODY = {
 OPERATIONS: dict[tuple[str, str], dict[tuple[str, str], Rule]] = {
     ("$everything", "Patient"): CARE,
     ("$risk-score", "Patient"): CARE,
-    ("$risk-score", "RiskAssessment"): dict.fromkeys(CARE, Rule.OPEN),
+    ("$risk-score", "RiskAssessment"): CARE,
     ("$review", "Task"): {("radiologist", "user"): Rule.PROGRAMS},
     ("$claim", "Task"): {
         ("radiologist", "user"): Rule.PROGRAMS,
