@@ -66,4 +66,4 @@ def _split(uri: str) -> SplitResult | None:
 def hostname(host_header: str | None) -> str | None:
     """The name in a `Host` header, without its port and brackets."""
     parts = _split(f"//{host_header or ''}")
-    return None if parts is None else parts.hostname
+    return None if parts is None or "@" in parts.netloc else parts.hostname

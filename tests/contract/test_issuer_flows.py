@@ -263,9 +263,7 @@ def test_malformed_credentials_are_refused(issuer: Issuer) -> None:
 
 
 def test_refresh_tokens_rotate_and_reuse_ends_the_family(issuer: Issuer) -> None:
-    first = login(
-        issuer.url, "demo-app", "clinician", "patient/*.rs offline_access", patient="p-3"
-    )
+    first = login(issuer.url, "demo-app", "clinician", "patient/*.rs offline_access", patient="p-3")
     second = refresh(issuer.url, "demo-app", first["refresh_token"])
     assert second["refresh_token"] != first["refresh_token"]
     assert (second["patient"], second["scope"]) == ("p-3", first["scope"])
