@@ -16,9 +16,9 @@ highdicom takes about a second to import: import this module only where an SR is
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta, timezone
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
@@ -38,11 +38,11 @@ from highdicom.sr import (
     TrackingIdentifier,
 )
 from pydicom import Dataset
-from pydicom.dataelem import DataElement
 from pydicom.sr.codedict import codes as dictionary
 from pydicom.uid import ExplicitVRLittleEndian
-from pydicom.valuerep import DA, DT, TM
+from pydicom.valuerep import DT
 
+from fhir_ext.dicom.inherit import finish, local_time, restore, usable_header
 from fhir_ext.resources import codes
 from fhir_ext.resources.codes import MANUFACTURER, Coding
 from fhir_ext.resources.ids import dicom_uid
@@ -55,31 +55,41 @@ SERIES_NUMBER_BASE: Final = 9000
 _SCHEME: Final = {codes.SCT: "SCT", codes.DCM: "DCM"}
 _UNITS: Final = {"%": "Percent", "[hnsf'U]": "Hounsfield unit", "mL": "milliliter"}
 
-#: Type 2 attributes that highdicom wants to find in the evidence.
-_TYPE_2: Final = (
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "AccessionNumber",
-    "StudyID",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-)
-#: References of the patient and study modules; an item needs both UIDs (PS3.3 Table 10-11).
-_REFERENCES: Final = ("ReferencedPatientSequence", "ReferencedStudySequence")
-_SEXES: Final = frozenset({"", "M", "F", "O"})
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What makes an SR the successor of another (PS3.3 C.17.2).
+
+    Attributes:
+        sop_instance_uid: of the successor.
+        predecessor: the SR that it replaces; SOP class and the UIDs down to the instance
+            are needed.
+        observer: Verifying Observer Name (0040,A075).
+        organization: Verifying Organization (0040,A027).
+        by_hand: (name, region) of the numbers that a human gave.
+    """
+
+    sop_instance_uid: str
+    predecessor: Dataset
+    observer: str
+    organization: str
+    by_hand: frozenset[tuple[str, Region]] = frozenset()
 
 
-def build_sr(result: ServiceResult, evidence: Sequence[Dataset], issued: datetime) -> Dataset:
+def build_sr(
+    result: ServiceResult,
+    evidence: Sequence[Dataset],
+    issued: datetime,
+    correction: Correction | None = None,
+) -> Dataset:
     """The SR of one result; the same arguments give the same bytes.
 
     Args:
         result: at least one measurement.
         evidence: the source instances (headers suffice); patient and study modules are
             copied from the first.
-        issued: content date and time; aware.
+        issued: content date and time, and with `correction` the time of verification; aware.
+        correction: makes it the verified, final successor of another SR, in its series.
 
     Returns:
         A Comprehensive 3D SR with file meta information, Explicit VR Little Endian, UTF-8.
@@ -93,23 +103,29 @@ def build_sr(result: ServiceResult, evidence: Sequence[Dataset], issued: datetim
     if issued.tzinfo is None:
         raise ValueError("an SR needs an aware time")
     first = evidence[0]
-    usable = [_usable(first), *evidence[1:]]
-    local = issued.astimezone(_time_zone(first))
+    sources = [usable_header(first), *evidence[1:]]
+    local = local_time(issued, first)
     sr = Comprehensive3DSR(
-        evidence=usable,
-        content=_report(result, usable),
+        evidence=sources,
+        content=_report(result, sources, correction.by_hand if correction else frozenset()),
         series_instance_uid=dicom_uid(result.inference_key, "sr-series"),
         series_number=_series_number(first),
-        sop_instance_uid=dicom_uid(result.inference_key, "sr"),
-        instance_number=1,
+        sop_instance_uid=(
+            correction.sop_instance_uid if correction else dicom_uid(result.inference_key, "sr")
+        ),
+        instance_number=2 if correction else 1,
         manufacturer=MANUFACTURER,
         manufacturer_model_name=result.model.title[:64],
         software_versions=result.model.version[:64],
         device_serial_number=result.model.settings_hash[:64],
         series_description=f"{result.model.title}: measurements"[:64],
         is_complete=True,
-        is_final=False,
-        is_verified=False,
+        is_final=correction is not None,
+        is_verified=correction is not None,
+        # highdicom warns about a name of one component, and quotes it; ours is set below.
+        verifying_observer_name="^" if correction else None,
+        verifying_organization=correction.organization[:64] if correction else None,
+        previous_versions=[correction.predecessor] if correction else None,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set="ISO_IR 192",
         content_date=local.date(),
@@ -124,14 +140,18 @@ def build_sr(result: ServiceResult, evidence: Sequence[Dataset], issued: datetim
             )
         ],
     )
-    _restore(sr, first, usable[0])
-    _fix_clock(sr, local)
-    if first.get("TimezoneOffsetFromUTC"):
-        sr.TimezoneOffsetFromUTC = local.strftime("%z")
+    restore(sr, first, sources[0])
+    finish(sr, first, local)
+    if correction:
+        (verifying,) = sr.VerifyingObserverSequence
+        verifying.VerifyingObserverName = correction.observer
+        verifying.VerificationDateTime = DT(local.strftime("%Y%m%d%H%M%S%z"))
     return sr
 
 
-def _report(result: ServiceResult, evidence: Sequence[Dataset]) -> MeasurementReport:
+def _report(
+    result: ServiceResult, evidence: Sequence[Dataset], by_hand: frozenset[tuple[str, Region]]
+) -> MeasurementReport:
     model = result.model
     observer = ObserverContext(
         observer_type=dictionary.DCM.Device,
@@ -145,7 +165,8 @@ def _report(result: ServiceResult, evidence: Sequence[Dataset]) -> MeasurementRe
     )
     regions = list(dict.fromkeys(item.region for item in result.measurements))
     groups = [
-        _group(result, region, evidence if at == 0 else None) for at, region in enumerate(regions)
+        _group(result, region, evidence if at == 0 else None, by_hand)
+        for at, region in enumerate(regions)
     ]
     return MeasurementReport(
         observation_context=ObservationContext(observer_device_context=observer),
@@ -156,7 +177,10 @@ def _report(result: ServiceResult, evidence: Sequence[Dataset]) -> MeasurementRe
 
 
 def _group(
-    result: ServiceResult, region: Region, sources: Sequence[Dataset] | None
+    result: ServiceResult,
+    region: Region,
+    sources: Sequence[Dataset] | None,
+    by_hand: frozenset[tuple[str, Region]],
 ) -> MeasurementsAndQualitativeEvaluations:
     """TID 1501 of one region: a whole organ, so no coordinates."""
     mine = [item for item in result.measurements if item.region is region]
@@ -177,7 +201,9 @@ def _group(
             )
         ],
         measurements=[
-            _number(item.name, item.value, item.unit) for item in mine if item.value is not None
+            _number(item.name, item.value, item.unit, (item.name, region) in by_hand)
+            for item in mine
+            if item.value is not None
         ],
         qualitative_evaluations=[
             QualitativeEvaluation(
@@ -201,12 +227,13 @@ def _group(
     )
 
 
-def _number(name: str, value: float, unit: str) -> Measurement:
-    """TID 300: a standard concept where there is one, else ours."""
+def _number(name: str, value: float, unit: str, by_hand: bool) -> Measurement:
+    """TID 300: a standard concept where there is one, else ours; a human's number says so."""
     return Measurement(
         name=_concept(codes.STANDARD_MEASUREMENT.get(name) or codes.MEASUREMENT.coding(name)),
         value=value,
         unit=CodedConcept(value=unit, meaning=_UNITS.get(unit, unit), scheme_designator="UCUM"),
+        method=_concept(codes.HUMAN_VALUE.coding("human-value")) if by_hand else None,
     )
 
 
@@ -218,68 +245,6 @@ def _concept(coding: Coding) -> CodedConcept:
     )
 
 
-def _usable(source: Dataset) -> Dataset:
-    """A copy that highdicom accepts: type 2 attributes present, and valid where it checks.
-
-    Incomplete references, which de-identification leaves behind, are dropped for good: an
-    object that holds them is not valid.
-    """
-    found = copy.deepcopy(source)
-    for keyword in _REFERENCES:
-        if keyword in found:
-            found[keyword].value = [item for item in found[keyword].value if _complete(item)]
-            if not found[keyword].value:
-                del found[keyword]
-    for keyword in _TYPE_2:
-        # highdicom warns about a name of one component, and quotes it.
-        if keyword not in found or keyword == "PatientName":
-            setattr(found, keyword, "")
-    if str(found.PatientSex or "") not in _SEXES:
-        found.PatientSex = ""
-    for keyword, representation in (
-        ("PatientBirthDate", DA),
-        ("StudyDate", DA),
-        ("StudyTime", TM),
-    ):
-        try:
-            representation(found.get(keyword))
-        except ValueError:
-            setattr(found, keyword, "")
-    return found
-
-
-def _complete(reference: Dataset) -> bool:
-    return bool(
-        reference.get("ReferencedSOPClassUID") and reference.get("ReferencedSOPInstanceUID")
-    )
-
-
-def _restore(sr: Dataset, source: Dataset, usable: Dataset) -> None:
-    """Patient and study attributes exactly as the source has them, valid or not."""
-    for keyword in _TYPE_2:
-        if keyword in source and source[keyword] != usable[keyword]:
-            element: DataElement = source[keyword]
-            sr.add(element)
-
-
 def _series_number(source: Dataset) -> int:
     number = source.get("SeriesNumber")
     return SERIES_NUMBER_BASE + (max(0, int(number)) if number is not None else 0)
-
-
-def _time_zone(source: Dataset) -> timezone:
-    """The zone in which the source states its times; UTC where it states none."""
-    offset = str(source.get("TimezoneOffsetFromUTC", "") or "").strip()
-    if len(offset) == 5 and offset[0] in "+-" and offset[1:].isdigit():
-        minutes = int(offset[1:3]) * 60 + int(offset[3:])
-        return timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes))
-    return UTC
-
-
-def _fix_clock(sr: Dataset, local: datetime) -> None:
-    """Replace the instants that highdicom takes from the clock by the given one."""
-    sr.InstanceCreationDate = local.strftime("%Y%m%d")
-    sr.InstanceCreationTime = local.strftime("%H%M%S")
-    for item in sr.ContributingEquipmentSequence:
-        if item.get("ManufacturerModelName") == "highdicom":
-            item.ContributionDateTime = DT(local.strftime("%Y%m%d%H%M%S%z"))

@@ -218,6 +218,10 @@ class Repository:
         """Insert, or change the row of the same Task."""
         self._upsert(ReviewOutcome, outcome.model_dump())
 
+    def review(self, task_id: str) -> ReviewOutcome | None:
+        with self._session() as session:
+            return session.get(ReviewOutcome, task_id)
+
     def reviews(self, model_id: str | None = None, limit: int = 10_000) -> Sequence[ReviewOutcome]:
         """Newest first; all models, or one."""
         with self._session() as session:

@@ -32,16 +32,27 @@ def store_sr(archive: DicomWebClient, result: ServiceResult, issued: datetime) -
     # highdicom takes about a second to import and only the worker needs it.
     from fhir_ext.dicom.sr import build_sr
 
-    sr = build_sr(result, _evidence(archive, result), issued)
-    uid = str(sr.SOPInstanceUID)
-    report = archive.store([sr])
+    return store_object(archive, build_sr(result, source_headers(archive, result), issued))
+
+
+def store_object(archive: DicomWebClient, document: Dataset) -> str:
+    """Store one document of ours; one that is there already is a success.
+
+    Returns:
+        Its SOP Instance UID.
+
+    Raises:
+        UpstreamError, ParkedWork: like `store_sr`.
+    """
+    uid = str(document.SOPInstanceUID)
+    report = archive.store([document])
     if uid in report.stored:
         return uid
     reason = report.failed.get(uid)
     if reason is None or reason in _RETRY:
-        raise UpstreamError("the archive did not store the SR", code="stow-failed")
+        raise UpstreamError("the archive did not store a document", code="stow-failed")
     raise ParkedWork(
-        f"the archive refuses the SR (failure reason {reason:#06x})", code="stow-refused"
+        f"the archive refuses a document (failure reason {reason:#06x})", code="stow-refused"
     )
 
 
@@ -58,7 +69,7 @@ def sr_is_stored(archive: DicomWebClient, result: ServiceResult) -> bool:
     return any(instance.sop_instance_uid == wanted for instance in listed)
 
 
-def _evidence(archive: DicomWebClient, result: ServiceResult) -> list[Dataset]:
+def source_headers(archive: DicomWebClient, result: ServiceResult) -> list[Dataset]:
     """The source instances as the SR refers to them, patient and study modules from one header."""
     header = archive.instance_metadata(
         result.study_instance_uid, result.series_instance_uid, result.sop_instance_uids[0]

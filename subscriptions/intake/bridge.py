@@ -31,7 +31,7 @@ from subscriptions.intake.patients import link_patient
 log = get_logger(__name__)
 
 #: Modalities whose series may be our own results; only these are looked into.
-RESULT_MODALITIES = frozenset({"SR", "SEG"})
+RESULT_MODALITIES = frozenset({"SR", "SEG", "KO"})
 
 #: How often an unmatched study looks for its patient again.
 UNMATCHED_RETRY = timedelta(seconds=30)
