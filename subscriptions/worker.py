@@ -21,6 +21,8 @@ from fhir_ext.telemetry import Metrics
 from models.registry import Registry
 from operations.analyze.rules import load_rules
 from operations.analyze.service import AnalyzeService
+from operations.review.service import CORRECT_SR
+from subscriptions.audit import AUDIT, AccessEventWriter
 from subscriptions.chores import Chores, Handler
 from subscriptions.intake.bridge import ArchiveBridge
 from subscriptions.intake.subscription import ensure_subscription
@@ -29,7 +31,9 @@ from subscriptions.leader import (
     Leader,
     Loop,
     delete_finished,
+    delete_written_audit,
     park_crashed,
+    park_crashed_chores,
     take_over_dead_workers,
 )
 from subscriptions.queue import (
@@ -39,6 +43,7 @@ from subscriptions.queue import (
     WORKFLOW_VERSION,
     WorkQueue,
 )
+from subscriptions.review import CorrectSr, follow_reviews
 from subscriptions.workflow import StudyWorkflow
 
 log = get_logger(__name__)
@@ -104,7 +109,10 @@ def chore_handlers(
     settings: Settings, fhir: FhirClient, archive: DicomWebClient, queue: WorkQueue
 ) -> dict[str, Handler]:
     """What this worker can do besides studies, by name."""
-    return {}
+    return {
+        AUDIT: AccessEventWriter(fhir, settings.server.fhir_base),
+        CORRECT_SR: CorrectSr(fhir, archive),
+    }
 
 
 @contextmanager
@@ -123,6 +131,7 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
     workflow = StudyWorkflow(analyze, repository, settings.intake, metrics)
     chores = Chores(
         chore_handlers(settings, fhir, archive, queue),
+        queue.park_chore,
         lambda name, key, code, text, when: fhir.put(
             parked_chore_task(name, key, code, text, when)
         ),
@@ -145,8 +154,19 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
             intake.sweep_interval,
             lambda: sweep(fhir, queue, repository, intake.sweep_overlap),
         ),
+        Loop(
+            "reviews",
+            intake.sweep_interval,
+            lambda: follow_reviews(fhir, queue, repository, intake.sweep_overlap),
+        ),
         Loop("take-over", ttl / 2, lambda: take_over_dead_workers(repository, holder, ttl)),
         Loop("park-crashed", timedelta(seconds=10), lambda: park_crashed(repository, analyze)),
+        Loop(
+            "park-crashed-chores",
+            timedelta(seconds=10),
+            lambda: park_crashed_chores(fhir, queue),
+        ),
+        Loop("forget-audit", minute, delete_written_audit),
         Loop(
             "retention", 10 * minute, lambda: delete_finished(repository, settings.worker.retention)
         ),
