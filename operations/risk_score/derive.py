@@ -6,7 +6,7 @@ is all. A value of the caller goes before one of the chart, and the chart's befo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -58,9 +58,10 @@ class Resolved:
     issues: tuple[OutcomeIssue, ...]
 
 
-def resolve(names: Iterable[str], given: Mapping[str, InputValue]) -> Resolved:
-    """Values of the named inputs, given or following from what is given."""
-    known = dict(given)
+def resolve(names: Sequence[str], given: Mapping[str, InputValue]) -> Resolved:
+    """Values of the named inputs, given or following from what is given; no others matter."""
+    read = (*names, *(source for name in names for source in SOURCES.get(name, ())))
+    known = {name: given[name] for name in read if name in given}
     issues = _drop_contradicted(known)
     values: dict[str, Value] = {}
     used: dict[str, InputValue] = {}

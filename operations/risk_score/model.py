@@ -285,5 +285,6 @@ def _missing_issue(model: RiskModel, name: str, accepted: Sequence[Coding]) -> O
     if accepted:
         shown = ", ".join(f"{coding.system}|{coding.code} {coding.display}" for coding in accepted)
         parts.append(f"In a chart it is found by {shown}.")
-    where = f"Parameters.parameter.where(name = 'input' and part.value = '{name}')"
+    has_name = f"part.where(name = 'name').value = '{name}'"
+    where = f"Parameters.parameter.where(name = 'input' and {has_name})"
     return OutcomeIssue("required", "missing-input", " ".join(parts), expression=where)

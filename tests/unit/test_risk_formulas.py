@@ -279,6 +279,105 @@ def test_treated_pressure_has_its_own_terms_in_the_pooled_cohort_equations() -> 
         assert treated - untreated == pytest.approx(terms * math.log(120), abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("race", "sex", "survival", "smoker", "diabetes"),
+    [
+        ("white", "female", 0.9665, 7.574 - 1.665 * math.log(50), 0.661),
+        ("black", "female", 0.9533, 0.691, 0.874),
+        ("white", "male", 0.9144, 7.837 - 1.795 * math.log(50), 0.658),
+        ("black", "male", 0.8954, 0.549, 0.645),
+    ],
+)
+def test_smoking_and_diabetes_in_the_pooled_cohort_equations(
+    race: str, sex: str, survival: float, smoker: float, diabetes: float
+) -> None:
+    def exponent(smokes: bool, diabetic: bool) -> float:
+        person = {"age": 50.0, "total_cholesterol": 213.0, "hdl": 50.0, "systolic_bp": 120.0}
+        found = pce(
+            race=race, sex=sex, bp_treated=False, smoker=smokes, diabetes=diabetic, **person
+        )
+        return hazard(survival, found)
+
+    plain = exponent(False, False)
+    assert exponent(True, False) - plain == pytest.approx(smoker, abs=1e-9)
+    assert exponent(False, True) - plain == pytest.approx(diabetes, abs=1e-9)
+
+
+#: Terms that work over age: at 65 years the transformed age is 1.
+OVER_AGE = [
+    (
+        "diabetes",
+        True,
+        "female",
+        (0.8667604 - 0.27057, 0.8348585 - 0.2417542, 1.038346 - 0.3581041),
+    ),
+    (
+        "diabetes",
+        True,
+        "male",
+        (0.7692857 - 0.2251948, 0.7189597 - 0.2018525, 0.923776 - 0.3040924),
+    ),
+    ("smoker", True, "female", (0.5360739 - 0.078715, 0.4831078 - 0.0791142, 0.583916 - 0.1159453)),
+    ("smoker", True, "male", (0.4386871 - 0.0895067, 0.3956973 - 0.0970527, 0.5023736 - 0.1401688)),
+    (
+        "systolic_bp",
+        150.0,
+        "female",
+        (0.3600781 - 0.0946348, 0.3592852 - 0.1035985, 0.3576505 - 0.0946663),
+    ),
+    (
+        "systolic_bp",
+        150.0,
+        "male",
+        (0.3362658 - 0.1049477, 0.3239977 - 0.0927024, 0.3634461 - 0.1289201),
+    ),
+    (
+        "egfr",
+        45.0,
+        "female",
+        (
+            0.6045917 - 0.1637806 + 2 * 0.0433769,
+            0.4864619 - 0.1671492 + 2 * 0.0397779,
+            0.7451638 - 0.1884289 + 2 * 0.0557087,
+        ),
+    ),
+    (
+        "egfr",
+        45.0,
+        "male",
+        (
+            0.5378979 - 0.1543702 + 2 * 0.0164827,
+            0.3690075 - 0.1217081 + 2 * 0.0203619,
+            0.6926917 - 0.1797778 + 2 * 0.0251827,
+        ),
+    ),
+    ("bmi", 35.0, "female", (0, 0, 0.2997706 - 0.0072294 - 0.003878)),
+    ("bmi", 35.0, "male", (0, 0, 0.3726929 - 0.0485841 + 0.0068126)),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "sex", "differences"), OVER_AGE)
+def test_terms_of_prevent_over_age(
+    name: str, value: Any, sex: str, differences: tuple[float, ...]
+) -> None:
+    older = {**PREVENT_PLAIN, "age": 65.0}
+    base, changed = prevent(sex=sex, **older), prevent(sex=sex, **{**older, name: value})
+    for before, after, difference in zip(base, changed, differences, strict=True):
+        # At 35 kg/m2 both terms of BMI moved by one step from 25.
+        assert odds(after) - odds(before) == pytest.approx(difference, abs=1e-9)
+
+
+def test_low_pressure_has_a_term_of_its_own_in_prevent() -> None:
+    for sex, slopes in (
+        ("female", (-0.2394003, -0.0835358, -0.4559771)),
+        ("male", (-0.4347345, -0.2837212, -0.6811466)),
+    ):
+        at_110 = prevent(sex=sex, **{**PREVENT_PLAIN, "systolic_bp": 110.0})
+        at_90 = prevent(sex=sex, **{**PREVENT_PLAIN, "systolic_bp": 90.0})
+        for lower, higher, slope in zip(at_90, at_110, slopes, strict=True):
+            assert odds(higher) - odds(lower) == pytest.approx(slope, abs=1e-9)
+
+
 def test_formulas_refuse_what_they_have_no_term_for() -> None:
     with pytest.raises(KeyError):
         plco_m2012(**{**PLCO_PLAIN, "race": "chinese"})

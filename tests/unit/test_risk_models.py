@@ -242,6 +242,9 @@ def test_the_caller_goes_before_the_chart() -> None:
 
 def test_what_a_model_does_not_read_is_ignored() -> None:
     assert score("mayo", MAYO, hdl=50, race="asian") == score("mayo", MAYO)
+    # Also where it contradicts itself.
+    odd = {"smoker": True, "smoking_status": "never", "total_cholesterol": 100, "hdl": 200}
+    assert score("brock", BROCK, **odd) == score("brock", BROCK)
 
 
 def test_brock_takes_the_model_without_spiculation_and_says_so() -> None:
