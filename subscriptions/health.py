@@ -13,7 +13,8 @@ from fhir_ext.errors import FhirExtError
 from fhir_ext.settings import Settings
 from fhir_ext.status.service import HealthState, QueueState
 from fhir_ext.store.repository import Repository, now
-from subscriptions.intake.subscription import check_subscription
+from subscriptions.hooks import HOOKS
+from subscriptions.intake.subscription import Hook, check_subscription
 from subscriptions.leader import WORKER_PREFIX
 from subscriptions.queue import WorkQueue
 
@@ -53,9 +54,12 @@ def health_checks(
         archive.ping()
         return HealthState(True, "answers QIDO-RS")
 
-    def subscription() -> HealthState:
-        state = check_subscription(fhir, settings.intake)
-        return HealthState(state.state == "active", state.detail)
+    def subscription(hook: Hook) -> Callable[[], HealthState]:
+        def check() -> HealthState:
+            state = check_subscription(fhir, settings.intake, hook)
+            return HealthState(state.state == "active", state.detail)
+
+        return _answering(check)
 
     def worker() -> HealthState:
         alive = [lease for lease in repository.leases(WORKER_PREFIX) if lease.expires_at >= now()]
@@ -70,7 +74,7 @@ def health_checks(
         "DICOMweb archive": _answering(archive_server),
         "database": _answering(database),
         "worker": _answering(worker),
-        "subscription": _answering(subscription),
+        **{name: subscription(hook) for name, hook in HOOKS.items()},
     }
 
 

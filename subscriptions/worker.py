@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 
@@ -22,8 +23,10 @@ from models.registry import Registry
 from operations.analyze.rules import load_rules
 from operations.analyze.service import AnalyzeService
 from operations.review.service import CORRECT_SR
+from operations.risk_score.rescore import Rescorer
 from subscriptions.audit import AUDIT, AccessEventWriter
 from subscriptions.chores import Chores, Handler
+from subscriptions.hooks import HOOKS
 from subscriptions.intake.bridge import ArchiveBridge
 from subscriptions.intake.subscription import ensure_subscription
 from subscriptions.intake.sweep import sweep
@@ -43,6 +46,7 @@ from subscriptions.queue import (
     WORKFLOW_VERSION,
     WorkQueue,
 )
+from subscriptions.rescore import RESCORE, Rescore, sweep_findings
 from subscriptions.review import CorrectSr, follow_reviews
 from subscriptions.workflow import StudyWorkflow
 
@@ -112,6 +116,7 @@ def chore_handlers(
     return {
         AUDIT: AccessEventWriter(fhir, settings.server.fhir_base),
         CORRECT_SR: CorrectSr(fhir, archive),
+        RESCORE: Rescore(Rescorer(fhir)),
     }
 
 
@@ -148,7 +153,10 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
     ttl, holder = settings.worker.lease_ttl, executor_id(settings)
     intake = settings.intake
     loops = [
-        Loop("subscription", timedelta(seconds=15), lambda: ensure_subscription(fhir, intake)),
+        *(
+            Loop(name, timedelta(seconds=15), partial(ensure_subscription, fhir, intake, hook))
+            for name, hook in HOOKS.items()
+        ),
         Loop(
             "sweep",
             intake.sweep_interval,
@@ -158,6 +166,11 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
             "reviews",
             intake.sweep_interval,
             lambda: follow_reviews(fhir, queue, repository, intake.sweep_overlap),
+        ),
+        Loop(
+            "sweep-findings",
+            intake.sweep_interval,
+            lambda: sweep_findings(fhir, queue, repository, intake.sweep_overlap),
         ),
         Loop("take-over", ttl / 2, lambda: take_over_dead_workers(repository, holder, ttl)),
         Loop("park-crashed", timedelta(seconds=10), lambda: park_crashed(repository, analyze)),

@@ -83,6 +83,7 @@ _ADVICE = {
     "database": "correct FHIR_EXT_DATABASE__URL, then run `fhir-ext migrate`",
     "worker": "start `fhir-ext worker`",
     "subscription": "a running worker repairs it within seconds; start `fhir-ext worker`",
+    "finding subscription": "a running worker repairs it within seconds; start `fhir-ext worker`",
 }
 
 

@@ -117,23 +117,43 @@ def _provenance(
     return provenance
 
 
-def caller_inputs_of(assessment: Json) -> dict[str, tuple[str, Json]]:
-    """Inputs of a kept score that its caller gave, by name.
+@dataclass(frozen=True, slots=True)
+class KeptInput:
+    """One input of a kept score, as its extension says.
 
-    Returns:
-        The name of the value element (`valueQuantity`) and its content.
+    Attributes:
+        key: name of the value element (`valueQuantity`).
+        value: its content.
+        source: code in the CodeSystem `risk-input-source`.
+        reference: what it was read from.
     """
-    found: dict[str, tuple[str, Json]] = {}
+
+    name: str
+    key: str
+    value: Any
+    source: str
+    reference: str | None = None
+
+    @property
+    def plain(self) -> float | bool | str:
+        """Number, truth or code, as in `fhir_ext.results.InputValue.value`."""
+        found = self.value["value"] if self.key == "valueQuantity" else self.value
+        return found if isinstance(found, bool | str) else float(found)
+
+
+def inputs_of(assessment: Json) -> list[KeptInput]:
+    """The inputs that a kept score was computed from."""
+    found = []
     for extension in assessment.get("extension", ()):
         if extension.get("url") != RISK_INPUT_EXTENSION:
             continue
         parts = {part.get("url"): part for part in extension.get("extension", ())}
-        name = parts.get("name", {}).get("valueCode")
-        if name is None or parts.get("source", {}).get("valueCode") != "caller":
-            continue
-        for key, value in parts.get("value", {}).items():
-            if key.startswith("value"):
-                found[name] = (key, value)
+        value = parts.get("value", {})
+        key = next((key for key in value if key.startswith("value")), None)
+        name, source = (parts.get(part, {}).get("valueCode") for part in ("name", "source"))
+        if name and source and key:
+            reference = parts.get("reference", {}).get("valueReference", {}).get("reference")
+            found.append(KeptInput(name, key, value[key], source, reference))
     return found
 
 

@@ -27,16 +27,13 @@ _PACK_YEARS_FLAG: Final = (
     "Years smoked follow from recorded pack-years and cigarettes per day; a pack has 20 cigarettes."
 )
 
-#: Inputs that pack-years need or give.
-_SMOKED: Final = ("years-smoked", "cigarettes-per-day")
-
 
 class Store(Reader, Protocol):
     """The part of the FHIR client that is needed."""
 
     def find(self, resource_type: str, resource_id: str) -> Json | None: ...
 
-    def transaction(self, bundle: Json, *, retry: bool = ...) -> Json: ...
+    def transaction_once(self, bundle: Json) -> Json: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +154,7 @@ class RiskScoreService:
         if new:
             bundle = record_bundle(new, moment, asker=asker, revised=earlier)
             try:
-                self._fhir.transaction(bundle, retry=False)
+                self._fhir.transaction_once(bundle)
             except ConflictError:
                 # Somebody wrote the same scores at the same moment.
                 standing = self._standing(wanted)
@@ -198,7 +195,7 @@ def accepted_codes(code: str) -> Mapping[str, Sequence[Coding]]:
     table = chart_table()
     found = {}
     for name in risk_model(code).reads:
-        sources = [name, *SOURCES.get(name, ()), *([PACK_YEARS] if name in _SMOKED else [])]
+        sources = [name, *SOURCES.get(name, ()), *([PACK_YEARS] if name == "years-smoked" else [])]
         found[name] = tuple(coding for source in sources for coding in table.accepted(source))
     return found
 

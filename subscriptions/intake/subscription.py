@@ -1,9 +1,9 @@
-"""The rest-hook Subscription in HAPI: created, checked and repaired by us."""
+"""Our rest-hook Subscriptions in HAPI: created, checked and repaired by us."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from fhir_ext.clients.fhir import FhirClient
 from fhir_ext.logs import event, get_logger
@@ -12,8 +12,28 @@ from subscriptions.intake.routes import SECRET_HEADER
 
 log = get_logger(__name__)
 
-SUBSCRIPTION_ID = "fhir-ext-imaging-study"
-CRITERIA = "ImagingStudy?status=available"
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """One Subscription of ours.
+
+    Attributes:
+        id: id of the resource.
+        criteria: search string; its type is the last part of the endpoint's path.
+        reason: for whoever reads it in the server.
+    """
+
+    id: str
+    criteria: str
+    reason: str
+
+
+STUDIES: Final = Hook(
+    "fhir-ext-imaging-study",
+    "ImagingStudy?status=available",
+    "fhir-ext analyses imaging studies as they become available",
+)
+SUBSCRIPTION_ID: Final = STUDIES.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +48,14 @@ class SubscriptionState:
     detail: str
 
 
-def wanted_subscription(settings: IntakeSettings) -> dict[str, Any]:
+def wanted_subscription(settings: IntakeSettings, hook: Hook = STUDIES) -> dict[str, Any]:
     """R4 Subscription with a full payload, so that HAPI calls PUT {endpoint}/{type}/{id}."""
     return {
         "resourceType": "Subscription",
-        "id": SUBSCRIPTION_ID,
+        "id": hook.id,
         "status": "requested",
-        "reason": "fhir-ext analyses imaging studies as they become available",
-        "criteria": CRITERIA,
+        "reason": hook.reason,
+        "criteria": hook.criteria,
         "channel": {
             "type": "rest-hook",
             "endpoint": settings.hook_url,
@@ -45,10 +65,12 @@ def wanted_subscription(settings: IntakeSettings) -> dict[str, Any]:
     }
 
 
-def check_subscription(fhir: FhirClient, settings: IntakeSettings) -> SubscriptionState:
+def check_subscription(
+    fhir: FhirClient, settings: IntakeSettings, hook: Hook = STUDIES
+) -> SubscriptionState:
     """Compare the Subscription in HAPI with the wanted one; changes nothing."""
-    found = fhir.find("Subscription", SUBSCRIPTION_ID)
-    wanted = wanted_subscription(settings)
+    found = fhir.find("Subscription", hook.id)
+    wanted = wanted_subscription(settings, hook)
     if found is None:
         return SubscriptionState("missing", "HAPI has no such Subscription")
     differing = [
@@ -72,14 +94,16 @@ def check_subscription(fhir: FhirClient, settings: IntakeSettings) -> Subscripti
     return SubscriptionState("error", f"its status is {status}")
 
 
-def ensure_subscription(fhir: FhirClient, settings: IntakeSettings) -> SubscriptionState:
+def ensure_subscription(
+    fhir: FhirClient, settings: IntakeSettings, hook: Hook = STUDIES
+) -> SubscriptionState:
     """Create or repair the Subscription when it is missing, off, or not as wanted.
 
     Returns:
         The state that was found before the repair.
     """
-    state = check_subscription(fhir, settings)
+    state = check_subscription(fhir, settings, hook)
     if state.state in ("missing", "changed", "error"):
-        fhir.put(wanted_subscription(settings))
+        fhir.put(wanted_subscription(settings, hook))
         event(log, "subscription-written", reason=state.state)
     return state
