@@ -35,7 +35,7 @@ from models.registry import Registry
 from operations.review import definitions as review
 from operations.review.routes import review_router
 from operations.review.service import ReviewService
-from subscriptions.health import health_checks, queue_state
+from subscriptions.health import chore_state, health_checks, queue_state
 from subscriptions.intake.routes import hook_router
 from subscriptions.queue import WorkQueue
 
@@ -110,6 +110,8 @@ def create_app(settings: Settings) -> FastAPI:
     def metrics_page() -> Response:
         state = queue_state(queue)
         metrics.queue(state.depth, state.oldest_seconds)
+        chores = chore_state(queue)
+        metrics.chores(chores.depth, chores.oldest_seconds)
         metrics.parked(repository.count_runs().get("parked", 0))
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 

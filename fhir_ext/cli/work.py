@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=PANEL)(analyze)
     app.command(rich_help_panel=PANEL)(reconcile)
     app.command(rich_help_panel=PANEL)(sweep)
-    app.command(rich_help_panel=PANEL)(retry_chore)
+    app.command("retry-chore", rich_help_panel=PANEL)(retry_chore)
     app.add_typer(patients, name="patients", rich_help_panel=PANEL)
     app.add_typer(tasks, name="tasks", rich_help_panel=PANEL)
 

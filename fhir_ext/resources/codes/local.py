@@ -232,6 +232,11 @@ ERROR: Final = LocalSystem(
         ("contradicting-inputs", "Contradiction", "Inputs that cannot both be true."),
         ("unusable-value", "Unusable value", "A recorded value that a risk model cannot use."),
         ("unsupported-media-type", "Format not read", "The body is in a format not read here."),
+        (
+            "audit-unavailable",
+            "Audit not possible",
+            "The access cannot be recorded, so it is not answered.",
+        ),
         ("parked", "Parked", "The work waits for a human."),
         ("settings", "Settings", "The installation is configured wrongly."),
         ("internal", "Internal error", "An error in this software."),
