@@ -18,8 +18,8 @@ from fhir_ext.auth.resource_types import RESOURCE_TYPES
 _V1: Final = {"read": frozenset("rs"), "write": frozenset("cud"), "*": frozenset("cruds")}
 
 _SCOPE = re.compile(r"(patient|user|system)/([A-Za-z]+|\*)\.([a-z]+|\*)(?:\?(.*))?", re.DOTALL)
-#: Letters in the order of the standard; the lookahead refuses none at all.
-_LETTERS = re.compile(r"(?=.)c?r?u?d?s?")
+#: Letters in the order of the standard.
+_LETTERS = re.compile(r"c?r?u?d?s?")
 
 #: Name of a search parameter with its modifier. Of those with an underscore only the ones
 #: that filter: the others shape the answer (`_include`, `_elements`) or reach further (`_has`).

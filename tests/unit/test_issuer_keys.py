@@ -111,9 +111,9 @@ def test_unknown_kids_from_many_threads_are_no_flood(issuer: TokenIssuer) -> Non
 
 
 def test_after_the_cooldown_many_threads_cause_one_fetch(issuer: TokenIssuer) -> None:
-    verifier = issuer.verifier(jwks_cooldown=timedelta(seconds=0.3))
+    verifier = issuer.verifier(jwks_cooldown=timedelta(seconds=1))
     verifier.verify(issuer.token())
-    time.sleep(0.35)
+    time.sleep(1.05)
     issuer.delay = 0.1
     start = threading.Barrier(20)
 

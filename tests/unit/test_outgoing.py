@@ -276,6 +276,9 @@ def test_a_session_looks_at_every_url(server: Server) -> None:
         for url in (server.url(), server.url(scheme="https"), "https://10.0.0.1/"):
             with pytest.raises(RefusedAddress):
                 strict.get(url, stream=True)
+    inside = OutgoingGuard(OutgoingSettings(private_networks=True)).session(HttpAuth(), TIMEOUT)
+    with inside, pytest.raises(RefusedAddress):
+        inside.get(server.url(), stream=True)
     assert server.seen == []
 
 
