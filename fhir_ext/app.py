@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -32,9 +33,12 @@ from fhir_ext.store.engine import create_store_engine
 from fhir_ext.store.repository import Repository
 from fhir_ext.telemetry import Metrics
 from models.registry import Registry
-from operations.review import definitions as review
 from operations.review.routes import review_router
 from operations.review.service import ReviewService
+from operations.risk_score import units
+from operations.risk_score.definition import DEFINITION as RISK_SCORE
+from operations.risk_score.routes import risk_score_router
+from operations.risk_score.service import RiskScoreService
 from subscriptions.health import chore_state, health_checks, queue_state
 from subscriptions.intake.routes import hook_router
 from subscriptions.queue import WorkQueue
@@ -81,6 +85,8 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         journal.start()
+        # The first conversion of a unit reads UCUM, which takes a second.
+        threading.Thread(target=units.prepare, name="units", daemon=True).start()
         yield
         journal.close()
         await upstream.close()
@@ -93,7 +99,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(SecurityHeaders)
     app.add_middleware(BodyLimit, max_bytes=settings.limits.body_bytes)
     reviews = ReviewService(fhir, queue, Registry(), metrics)
-    app.door = _door(settings, upstream, journal, _operations(settings, review_router(reviews)))
+    inner = _operations(settings, review_router(reviews), risk_score_router(RiskScoreService(fhir)))
+    app.door = _door(settings, upstream, journal, inner)
     secret = settings.intake.hook_secret.get_secret_value()
     app.include_router(hook_router(queue, secret))
     deps = StatusDeps(
@@ -119,7 +126,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 #: OperationDefinitions of our own operations; the gateway answers them itself.
-DEFINITIONS = (*review.DEFINITIONS,)
+DEFINITIONS = (*review.DEFINITIONS, RISK_SCORE)
 OPERATIONS = frozenset(definition["code"] for definition in DEFINITIONS)
 
 

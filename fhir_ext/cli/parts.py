@@ -35,6 +35,7 @@ def prepare_stores(settings: Settings) -> None:
     """Migrate both databases and put what our resources and operations are into HAPI."""
     from fhir_ext.resources.conformance import load_bundle
     from operations.review.definitions import DEFINITIONS as REVIEW
+    from operations.risk_score.definition import DEFINITION as RISK_SCORE
 
     engine = create_store_engine(settings.database.url)
     migrate(engine)
@@ -46,7 +47,7 @@ def prepare_stores(settings: Settings) -> None:
             "resource": definition,
             "request": {"method": "PUT", "url": f"OperationDefinition/{definition['id']}"},
         }
-        for definition in REVIEW
+        for definition in (*REVIEW, RISK_SCORE)
     ]
     FhirClient(settings.fhir).transaction(bundle)
 
