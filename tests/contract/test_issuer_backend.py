@@ -202,6 +202,18 @@ def test_weak_algorithms_and_nonsense_are_refused(issuer: Issuer) -> None:
         assert issuer.assertion_error(assertion) == "invalid_client", assertion
 
 
+@pytest.mark.parametrize("header", [{"kid": None}, {"kid": ""}, {"typ": "at+jwt"}], ids=str)
+def test_the_header_of_an_assertion_names_its_key_and_kind(issuer: Issuer, header: dict) -> None:
+    good = flows.assertion(issuer.url, "demo-backend", issuer.key)
+    claims = jwt.decode(good, issuer.key, ["ES384"]).claims
+    usual = {"alg": "ES384", "kid": issuer.key.kid, "typ": "JWT"}
+    changed = {name: value for name, value in (usual | header).items() if value is not None}
+    # Without its `kid`: the library would write it into the header.
+    key = {k: v for k, v in issuer.key.as_dict(private=True).items() if k != "kid"}
+    signed = jwt.encode(changed, claims, jwk.ECKey.import_key(key), ["ES384"])
+    assert issuer.assertion_error(signed) == "invalid_client"
+
+
 def test_an_assertion_is_needed_and_must_name_the_same_client(issuer: Issuer) -> None:
     form = issuer.form("")
     assert issuer.assertion_error("", client_id="demo-backend") == "invalid_client"
