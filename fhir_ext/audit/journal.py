@@ -142,11 +142,12 @@ class AccessJournal:
         segment = self._segment
         if segment is None:
             return
-        segment.sync()
         down = self._wait > self._interval
         due = segment.size > 0 and (not down or segment.size >= SEGMENT_BYTES)
         if not due and not self._closed:
+            segment.sync()
             return
+        # Synced once nobody writes to it, since a write waits for the fsync of its file.
         following = None if self._closed else self._following()
         with self._lock:
             self._segment = following
