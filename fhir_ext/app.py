@@ -126,7 +126,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 #: OperationDefinitions of our own operations; the gateway answers them itself.
-DEFINITIONS = (*review.DEFINITIONS, RISK_SCORE)
+DEFINITIONS = (RISK_SCORE, *REVIEW)
 OPERATIONS = frozenset(definition["code"] for definition in DEFINITIONS)
 
 
