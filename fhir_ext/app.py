@@ -33,6 +33,7 @@ from fhir_ext.store.engine import create_store_engine
 from fhir_ext.store.repository import Repository
 from fhir_ext.telemetry import Metrics
 from models.registry import Registry
+from operations.review.definitions import DEFINITIONS as REVIEW
 from operations.review.routes import review_router
 from operations.review.service import ReviewService
 from operations.risk_score import units
