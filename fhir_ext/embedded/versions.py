@@ -61,3 +61,10 @@ TEST_LIBRARIES = (
     "org.assertj:*",
     "org.projectlombok:lombok",
 )
+
+KEYCLOAK = "26.7.3"
+#: Of `keycloak-quarkus-dist-{KEYCLOAK}.zip`: neither Maven nor jgo refuses a changed file.
+KEYCLOAK_SHA256 = "27a6535553c3cdcd083872ba40629efafb3475e3b758e0c6f691395561dd0f1f"
+KEYCLOAK_IMAGE = f"quay.io/keycloak/keycloak:{KEYCLOAK}"
+#: Copies one file out of a Maven repository.
+MAVEN_DEPENDENCY_PLUGIN = "3.8.1"
