@@ -20,15 +20,17 @@ STATUS_OF_REACHED = {200, 201, 400, 409, 412, 422, 428}
 
 
 @pytest.fixture(scope="module")
-def world(tree: Tree) -> World:
-    found = World(tree.urls["FHIR server"])
-    found.put_everything()
-    return found
+def tokens(tree: Tree) -> Tokens:
+    return Tokens(tree.urls["issuer"], tree.directory)
 
 
 @pytest.fixture(scope="module")
-def tokens(tree: Tree) -> Tokens:
-    return Tokens(tree.urls["issuer"], tree.directory)
+def world(tree: Tree, tokens: Tokens) -> World:
+    found = World(tree.urls["FHIR server"])
+    found.put_everything()
+    token = tokens.get("coordinator", "user", "user/Patient.r")
+    found.wait_for_members(tree.urls["gateway"], token)
+    return found
 
 
 @pytest.fixture(scope="module")

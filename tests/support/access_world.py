@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from typing import Any
 
 import requests
@@ -172,6 +173,18 @@ class World:
         answer = self._session.post(self.hapi, json=bundle, timeout=60)
         assert answer.status_code == 200, answer.text
         self._join_program()
+
+    def wait_for_members(self, gateway: str, token: str) -> None:
+        """Until the gateway knows the members; it remembers those of before for a while.
+
+        Args:
+            token: of somebody who works for the program.
+        """
+        deadline = time.monotonic() + 20
+        url, headers = f"{gateway}/Patient/{MATE}", {"Authorization": f"Bearer {token}"}
+        while requests.get(url, headers=headers, timeout=60).status_code != 200:
+            assert time.monotonic() < deadline, "the member of the program is not seen"
+            time.sleep(0.5)
 
     def _join_program(self) -> None:
         """Make `own` and `mate` members; others that are there stay."""

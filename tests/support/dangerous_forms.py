@@ -25,6 +25,9 @@ from access_world import (
 
 Json = dict[str, Any]
 
+#: Begins the family name of `other`; less than the mark, which links and texts would repeat.
+NAME = mark(OTHER).rpartition("-")[0]
+
 REFUSED, CONFINED, EITHER = "refused", "confined", "either"
 
 _OTHER_OBS = f"/Observation/{PREFIX}obs-{OTHER}"
@@ -126,13 +129,13 @@ SEARCHES = [
         "/Observation?_contained=both&_containedType=contained",
         "/Observation?_query=everybody",
         f"/Observation?_list={PREFIX}list",
-        f"/Observation?_content={mark(OTHER)}",
-        f"/Observation?_text={mark(OTHER)}",
-        f"/Observation?performer:Patient.family={mark(OTHER)}",
-        f"/Observation?performer.family={mark(OTHER)}",
-        f"/Observation?has-member:Observation.value-string={mark(OTHER)}",
-        f"/Observation?derived-from.patient.family={mark(OTHER)}",
-        f"/Observation?derived-from:Observation.subject:Patient.family={mark(OTHER)}",
+        f"/Observation?_content={NAME}",
+        f"/Observation?_text={NAME}",
+        f"/Observation?performer:Patient.family={NAME}",
+        f"/Observation?performer.family={NAME}",
+        f"/Observation?has-member:Observation.value-string={NAME}",
+        f"/Observation?derived-from.patient.family={NAME}",
+        f"/Observation?derived-from:Observation.subject:Patient.family={NAME}",
         f"/Observation?_sort=patient.name&{_ALL}",
         f"/Observation?_sort=-performer:Patient.family&{_ALL}",
         f"/Observation?_type=Patient&{_ALL}",
@@ -155,7 +158,7 @@ SEARCHES = [
         f"/Observation?_id={PREFIX}obs-{OTHER}",
         f"/Observation?performer=Patient/{OTHER}",
         f"/Observation?performer=Patient/{OWN}",
-        f"/Observation?patient.family={mark(OTHER)}",
+        f"/Observation?patient.family={NAME}",
         f"/Observation?subject:Patient.identifier={CODES}|{OTHER}",
         f"/Observation?_tag:not=none&{_ALL}",
         f"/Observation?_lastUpdated=gt2000-01-01&{_ALL}",
@@ -164,7 +167,7 @@ SEARCHES = [
         f"/Patient?_id={OTHER}",
         f"/Patient?_id={OWN},{OTHER}",
         f"/Patient?identifier={CODES}|{OTHER}",
-        f"/Patient?family={mark(OTHER)}",
+        f"/Patient?family={NAME}",
         f"/Patient?link=Patient/{OTHER}",
         "/Patient?active:missing=true",
         f"/Appointment?patient=Patient/{OWN}",
