@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -10,10 +11,13 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import yaml
 
 from fhir_ext.embedded import versions
+from fhir_ext.embedded.keycloak import FEATURES_OFF, REALM, REALM_FILE, RealmValues
+from fhir_ext.embedded.postgres import PROGRAMS, PostgresServer
 from fhir_ext.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +42,11 @@ def services(compose: dict[str, Any]) -> dict[str, Any]:
 
 def filled(text: str) -> str:
     """Text of the compose file with a good value for each variable."""
-    values = {"PUBLISH_ADDRESS": "127.0.0.1:8000", "PUBLIC_URL": "https://fhir-ext.example.org"}
+    values = {
+        "PUBLISH_ADDRESS": "127.0.0.1:8000",
+        "PUBLIC_URL": "https://fhir-ext.example.org",
+        "KEYCLOAK_HOST": "login.example.org",
+    }
     return REQUIRED.sub(lambda match: values.get(match[1], "0123456789abcdef" * 2), text)
 
 
@@ -94,12 +102,24 @@ def test_every_variable_is_required_and_named_in_the_example() -> None:
     assert {value for _, value in example} == {""}
 
 
-def test_only_the_service_is_published(compose: dict[str, Any], services: dict[str, Any]) -> None:
-    assert [name for name, service in services.items() if "ports" in service] == ["serve"]
+#: What is not on the network `private` alone.
+NETWORKS = {
+    "serve": ["private", "identity", "public"],
+    "postgres": ["private", "identity"],
+    "keycloak": ["identity", "public"],
+    "keycloak-health": ["identity"],
+}
+
+
+def test_only_the_service_and_keycloak_are_published(
+    compose: dict[str, Any], services: dict[str, Any]
+) -> None:
+    published = {name for name, service in services.items() if "ports" in service}
+    assert published == {"serve", "keycloak"}
     assert compose["networks"]["private"]["internal"] is True
+    assert compose["networks"]["identity"]["internal"] is True
     for name, service in services.items():
-        expected = ["private", "public"] if name == "serve" else ["private"]
-        assert service["networks"] == expected, name
+        assert service["networks"] == NETWORKS.get(name, ["private"]), name
 
 
 def test_what_others_wait_for_has_a_health_check(services: dict[str, Any]) -> None:
@@ -118,7 +138,7 @@ def test_what_others_wait_for_has_a_health_check(services: dict[str, Any]) -> No
 
 def test_our_containers_can_write_nowhere_and_hold_no_privileges(services: dict[str, Any]) -> None:
     ours = [s for s in services.values() if str(s.get("image", "")).startswith("fhir-ext-")]
-    assert len(ours) == 4
+    assert len(ours) == 5
     for service in ours:
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
@@ -161,6 +181,73 @@ def test_files_that_are_mounted_or_built_from_exist(services: dict[str, Any]) ->
             if line.startswith("COPY ") and "--from" not in line:
                 for source in line.split()[1:-1]:
                     assert (context / source).exists(), source
+
+
+def test_serve_trusts_the_keycloak_beside_it(
+    services: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in services["serve"]["environment"].items():
+        monkeypatch.setenv(variable, filled(value))
+    settings = Settings()
+    keycloak = {k: filled(v) for k, v in services["keycloak"]["environment"].items()}
+    assert settings.auth.issuer == f"{keycloak['KC_HOSTNAME']}/realms/{REALM}"
+    assert settings.auth.audience == keycloak["FHIR_BASE"] == settings.server.fhir_base
+    assert settings.auth.development_issuer is False
+    # The keys by the inner network, the discovery document from the public address.
+    assert settings.outgoing.hosts == ("keycloak", "login.example.org")
+    assert str(settings.auth.jwks_url).startswith(f"http://keycloak:8080/realms/{REALM}/")
+
+
+def test_keycloak_is_the_one_that_is_tested(services: dict[str, Any]) -> None:
+    keycloak = services["keycloak"]
+    assert keycloak["image"] == versions.KEYCLOAK_IMAGE
+    assert keycloak["environment"]["KC_FEATURES_DISABLED"].split(",") == list(FEATURES_OFF)
+    (volume,) = keycloak["volumes"]
+    assert (DOCKER / volume.split(":")[0]).resolve() == REALM_FILE
+    placeholders = set(re.findall(r"\$\{([A-Z_]+)\}", REALM_FILE.read_text()))
+    assert placeholders == set(RealmValues("", "", "").environment())
+    assert placeholders <= set(keycloak["environment"])
+
+
+def test_each_program_gets_a_database_of_its_own(services: dict[str, Any]) -> None:
+    """The script on a real Postgres; a second run leaves what is there as it is."""
+    names = {"hapi", "fhir_ext", "keycloak"}
+    variables = {f"{name.upper()}_DATABASE_PASSWORD": f"secret-of-{name}" for name in names}
+    assert set(variables) <= set(services["postgres"]["environment"])
+    with PostgresServer.temporary(print) as server:
+        # Its superuser has the name of one of the roles.
+        with psycopg.connect(
+            server.url("postgres").replace("+psycopg", ""), autocommit=True
+        ) as connection:
+            connection.execute("CREATE ROLE postgres SUPERUSER LOGIN PASSWORD 'of-superuser'")
+        superuser = f"host=127.0.0.1 port={server.port} user=postgres password=of-superuser"
+        with psycopg.connect(f"{superuser} dbname=postgres", autocommit=True) as connection:
+            connection.execute(f"ALTER ROLE {server.username} RENAME TO embedded")
+        programs = server.installation.find(PROGRAMS)
+        assert programs is not None
+        environment = {
+            **os.environ,
+            **server.environment(),
+            **variables,
+            "PATH": f"{programs}:{os.environ['PATH']}",
+            "PGHOST": "127.0.0.1",
+            "PGPORT": str(server.port),
+            "PGPASSWORD": "of-superuser",
+        }
+        for _ in range(2):
+            subprocess.run(
+                ["sh", str(DOCKER / "postgres" / "10-databases.sh")],
+                env=environment,
+                check=True,
+                capture_output=True,
+            )
+        for name in names:
+            place = f"host=127.0.0.1 port={server.port} user={name} password=secret-of-{name}"
+            with psycopg.connect(f"{place} dbname={name}") as connection:
+                connection.execute("CREATE TABLE mine (id int)")
+            for other in names - {name}:
+                with pytest.raises(psycopg.OperationalError, match="permission denied"):
+                    psycopg.connect(f"{place} dbname={other}")
 
 
 def properties(pom: Path) -> dict[str, str]:
