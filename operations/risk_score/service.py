@@ -233,6 +233,6 @@ def _race_for(model: RiskModel, races: Sequence[InputValue]) -> InputValue:
 def _refuse_dead(patient: Json, as_of: date) -> None:
     died = span(patient.get("deceasedDateTime"))
     if patient.get("deceasedBoolean") is True or (died is not None and died.first <= as_of):
-        raise UnprocessableError(
-            "the person had died by the date that the score is for", code="not-applicable"
-        )
+        text = "the person had died by the date that the score is for"
+        issue = OutcomeIssue("business-rule", "not-applicable", text)
+        raise UnprocessableError(text, code="not-applicable", issues=[issue])

@@ -142,9 +142,7 @@ def nodule(
 
 def low_attenuation(percent: float, when: str, *, side: str = "51440002", **more: Any) -> Json:
     """LAA-950 as the lung density service writes it; both lungs unless another side."""
-    component = [
-        {"code": concept(SCT, "272741003"), "valueCodeableConcept": concept(SCT, side)}
-    ]
+    component = [{"code": concept(SCT, "272741003"), "valueCodeableConcept": concept(SCT, side)}]
     return observation(
         concept(MEASUREMENT, "laa-950"), when, component=component,
         valueQuantity=quantity(percent, "%"), **more,
@@ -154,7 +152,9 @@ def low_attenuation(percent: float, when: str, *, side: str = "51440002", **more
 def synthea_bundle(file: Path, prefix: str) -> Json:
     """A Synthea record as a transaction of PUTs: what a score reads, ids with a prefix."""
     entries = json.loads(file.read_text("utf-8"))["entry"]
-    kept = [entry["resource"] for entry in entries if entry["resource"]["resourceType"] in READ_TYPES]
+    kept = [
+        entry["resource"] for entry in entries if entry["resource"]["resourceType"] in READ_TYPES
+    ]
     ids = {
         f"urn:uuid:{resource['id']}": f"{resource['resourceType']}/{prefix}{resource['id']}"
         for resource in kept
