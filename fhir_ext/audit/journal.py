@@ -11,6 +11,7 @@ segment, and ids of AuditEvents from the request.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -37,6 +38,9 @@ HandOver = Callable[[str, list[dict[str, Any]]], object]
 
 #: A segment is not left to grow beyond this while the queue is down (bytes).
 SEGMENT_BYTES: Final = 64_000_000
+
+#: With less free space than this (bytes) nothing is begun that would have to be noted.
+RESERVE_BYTES: Final = 16_000_000
 
 #: Longest pause before a queue that is down is tried again (s).
 LONGEST_WAIT: Final = 30.0
@@ -80,6 +84,19 @@ class AccessJournal:
         with self._lock:
             self._opened()
         self._thread.start()
+
+    def ready(self) -> None:
+        """Ask before the access whether it can be noted, since a write is not taken back.
+
+        Raises:
+            UpstreamUnavailable: the disk is nearly full, or the folder is gone.
+        """
+        try:
+            disk = os.statvfs(self._folder)
+        except OSError as error:
+            raise _unavailable() from error
+        if disk.f_bavail * disk.f_frsize < RESERVE_BYTES:
+            raise _unavailable()
 
     def note(self, record: AccessRecord) -> None:
         """Write one access down; when this returns, no death of this process loses it.

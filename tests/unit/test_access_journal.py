@@ -300,6 +300,18 @@ def test_a_full_disk_refuses_and_keeps_what_it_took(folder: Path, journals) -> N
     assert (journal.torn, journal.damaged) == (0, 0)
 
 
+def test_nothing_is_begun_on_a_nearly_full_disk(folder: Path, journals, monkeypatch) -> None:
+    journal = journals(Queue())
+    journal.ready()
+    disk = os.statvfs(folder)
+    monkeypatch.setattr("fhir_ext.audit.journal.RESERVE_BYTES", disk.f_blocks * disk.f_frsize + 1)
+    with pytest.raises(UpstreamUnavailable) as refused:
+        journal.ready()
+    assert refused.value.code == "audit-unavailable"
+    # What was begun before can still be noted.
+    journal.note(record(1))
+
+
 def test_a_folder_that_cannot_be_made_refuses(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     journal = AccessJournal(AuditSettings(journal=tmp_path / "file" / "audit"), Queue())
@@ -307,6 +319,8 @@ def test_a_folder_that_cannot_be_made_refuses(tmp_path: Path) -> None:
         journal.start()
     with pytest.raises(UpstreamUnavailable):
         journal.note(record(1))
+    with pytest.raises(UpstreamUnavailable):
+        journal.ready()
 
 
 def test_half_a_surrogate_pair_does_not_stop_a_record() -> None:
