@@ -45,3 +45,38 @@ def model_show(
     typer.echo(
         yaml.safe_dump(manifest.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     )
+
+
+@model.command("agreement")
+def model_agreement(
+    service: Annotated[
+        str | None, typer.Argument(help="A name that `model list` shows; all without.")
+    ] = None,
+) -> None:
+    """Count what reviewers decided, per model version, and how far their numbers were off.
+
+    The mean difference is machine minus human, over the numbers that were changed.
+    Example: `fhir-ext model agreement lung-density`
+    """
+    from fhir_ext.cli.parts import Parts, load_settings
+    from fhir_ext.store.agreement import agreement
+
+    versions = agreement(Parts(load_settings()).repository.reviews(service))
+    if not versions:
+        typer.echo("nothing has been reviewed yet")
+        return
+    table = Table("model", "version", "settings", "accepted", "modified", "rejected", "changed")
+    for item in versions:
+        changed = [
+            f"{c.name} {c.region}: {c.count}"
+            + (f", mean difference {c.mean_difference:+.4g}" if c.compared else "")
+            for c in item.changed
+        ]
+        table.add_row(
+            item.model_id,
+            item.model_version,
+            item.settings_hash[:8],
+            *(str(item.outcomes.get(o, 0)) for o in ("accept", "modify", "reject")),
+            "\n".join(changed),
+        )
+    Console().print(table)

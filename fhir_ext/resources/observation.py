@@ -96,6 +96,8 @@ def measurement(result: ServiceResult, item: Measurement, context: WriteContext)
     if item.name in codes.STANDARD_MEASUREMENT:
         codings.append(codes.STANDARD_MEASUREMENT[item.name])
     resource["code"] = concept(*codings)
+    # By it the gateway knows the resource as ours.
+    resource["identifier"] = [inference_identifier(result)]
     resource["bodySite"] = _body_site(item.region)
     if item.refusal is None:
         resource["valueQuantity"] = {

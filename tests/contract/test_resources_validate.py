@@ -267,7 +267,8 @@ def test_results_are_found_and_read_back(hapi: Hapi, write: Callable[..., Json])
     assert found("Provenance", target=f"Observation/{panel_id}") == {provenance}
     assert panel_id in found("Observation", **{"derived-from": f"ImagingStudy/{study}"})
     key = f"{codes.INFERENCE_KEY}|{made.inference_key}"
-    assert found("Observation", identifier=key) == {panel_id}
+    members = {member.observation_id for member in panel.members}
+    assert found("Observation", identifier=key) == {panel_id, *members}
     assert len(found("Task", focus=f"Observation/{panel_id}", status="requested")) == 1
     assert result_id(made.inference_key, "audit") in found("AuditEvent", patient="Patient/example")
     assert panel_id in found("Observation", _security=f"{codes.AI_ASSERTED.system}|AIAST")
