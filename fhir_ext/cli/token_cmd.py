@@ -1,7 +1,8 @@
-"""`fhir-ext token`: a token of the development issuer, to try things with curl."""
+"""`fhir-ext token` and `fhir-ext where`: what one needs to try things with curl."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,30 @@ APP_CLIENT = "demo-app"
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
     app.command(rich_help_panel=PANEL)(token)
+    app.command(rich_help_panel=PANEL)(where)
+
+
+def where(
+    part: Annotated[str, typer.Argument(help="gateway, issuer, …; all of them without.")] = "",
+    directory: Annotated[
+        Path, typer.Option("--dir", help="Folder of the running `up` or `demo`.")
+    ] = RUN_DIRECTORY,
+) -> None:
+    """Print the address of a part of the running tree.
+
+    Example: `fhir-ext where gateway`
+    """
+    state = directory / "state.json"
+    if not state.is_file():
+        raise SettingsError("nothing is running here; start it with `fhir-ext up`")
+    urls: dict[str, str] = json.loads(state.read_text())["urls"]
+    if part and part not in urls:
+        raise SettingsError(f"there is no such part; there are: {', '.join(urls)}")
+    if part:
+        typer.echo(urls[part])
+        return
+    for name, url in urls.items():
+        typer.echo(f"{name:15} {url}")
 
 
 def token(
