@@ -125,6 +125,15 @@ def test_programs_and_the_resource_of_a_user(keycloak: Keycloak, verifier: Token
     assert jwt.get_unverified_claims(answer["id_token"])["fhirUser"] == "Practitioner/p-1"
 
 
+def test_a_group_brings_its_programs(keycloak: Keycloak, verifier: TokenVerifier) -> None:
+    user = keycloak.create_user("coordinator", programs=["lung-1"])
+    group = {"name": f"team-of-{user.name}", "attributes": {"programs": ["lung-3"]}}
+    place = keycloak.admin("POST", "/groups", group).headers["Location"]
+    keycloak.admin("PUT", f"/users/{user.user_id}/groups/{place.rpartition('/')[2]}")
+    grant = verifier.verify(user.login("openid user/*.rs")["access_token"])
+    assert grant.programs == {"lung-1", "lung-3"}
+
+
 def test_a_patient_is_confined_to_the_own_record(
     keycloak: Keycloak, verifier: TokenVerifier
 ) -> None:
