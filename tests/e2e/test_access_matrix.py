@@ -12,6 +12,8 @@ from access_matrix import CALLS, Call, Row, rows
 from access_world import HOOK_SECRET, MATE, OTHER, OWN, World, mark
 from tokens import Tokens
 
+from fhir_ext.gateway.compartment import COMPARTMENT_TYPES, confinement_param
+
 if TYPE_CHECKING:
     from fhir_ext.cli.tree import Tree
 
@@ -105,6 +107,19 @@ def test_without_a_token(tree: Tree, world: World, session: requests.Session, na
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
     assert "Marked-" not in answer.text
+
+
+def test_the_server_knows_every_parameter_that_confines(world: World) -> None:
+    """A parameter that HAPI does not know would be refused, or worse, ignored."""
+    (rest,) = world.read("metadata")["rest"]
+    known = {
+        resource["type"]: {item["name"]: item["type"] for item in resource["searchParam"]}
+        for resource in rest["resource"]
+    }
+    for resource_type in COMPARTMENT_TYPES - {"Group"}:
+        name = confinement_param(resource_type)
+        wanted = "token" if name == "_id" else "reference"
+        assert known[resource_type][name] == wanted, resource_type
 
 
 def test_nothing_of_others_was_changed(world: World) -> None:
