@@ -49,14 +49,14 @@ def test_what_is_installed_is_locked_without_the_address_of_a_registry() -> None
     assert all("integrity" in package for name, package in packages.items() if name)
 
 
-def test_create_update_patch_read_and_delete(run: Run) -> None:
-    patient = {"resourceType": "Patient", "name": [{"family": "Ørsted"}], "gender": "unknown"}
-    seen = run("life", patient=patient)
-    assert seen["created"]["name"] == patient["name"]
-    versions = [seen[step]["meta"]["versionId"] for step in ("created", "updated", "patched")]
-    assert versions == ["1", "2", "3"]
-    genders = [seen[step]["gender"] for step in ("created", "updated", "patched", "read")]
-    assert genders == ["unknown", "female", "other", "other"]
+def test_create_update_patch_read_and_delete(run: Run, tree: Tree) -> None:
+    scope = "user/Organization.cruds"
+    answer = login(tree.urls["issuer"], "demo-app", "demo-administrator", scope)
+    organization = {"resourceType": "Organization", "name": "ørsted"}
+    seen = run("life", {"tokenResponse": answer}, organization=organization)
+    steps = ("created", "updated", "patched", "read")
+    assert [seen[step]["name"] for step in steps] == ["ørsted", "updated", "patched", "patched"]
+    assert [seen[step]["meta"]["versionId"] for step in steps] == ["1", "2", "3", "3"]
     assert seen["gone"]["status"] == 410
 
 
@@ -81,7 +81,7 @@ def test_references_are_resolved(run: Run, chart: Chart) -> None:
 
 
 def test_the_patient_and_the_user_of_a_login(run: Run, chart: Chart, tree: Tree) -> None:
-    scope = "launch/patient openid fhirUser patient/Patient.r patient/Observation.rs user/*.rs"
+    scope = "launch/patient openid fhirUser patient/*.rs user/Practitioner.r"
     answer = login(tree.urls["issuer"], "demo-app", chart.user, scope, patient=chart.patient)
     seen = run("context", {"tokenResponse": answer, "scope": scope})
     assert seen["version"] == 4

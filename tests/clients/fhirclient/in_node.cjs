@@ -21,12 +21,13 @@ async function failure(promise) {
 }
 
 const scenarios = {
-  async life(client, { patient }) {
-    const created = await client.create(patient);
-    const address = `Patient/${created.id}`;
-    const updated = await client.update({ ...created, gender: "female" });
-    const patch = [{ op: "replace", path: "/gender", value: "other" }];
-    const patched = await client.patch(address, patch);
+  async life(client, { organization }) {
+    const created = await client.create(organization);
+    const address = `Organization/${created.id}`;
+    const updated = await client.update({ ...created, name: "updated" });
+    const patched = await client.patch(address, [
+      { op: "replace", path: "/name", value: "patched" },
+    ]);
     const read = await client.request(address);
     await client.delete(address);
     return { created, updated, patched, read, gone: await failure(client.request(address)) };
