@@ -84,7 +84,11 @@ def _clean_bundle(bundle: Json, sight: Sight) -> bool:
     kept = [entry for entry in entries if _shown(entry, sight)]
     changed = len(kept) < len(entries)
     if changed:
+        if bundle.get("type") == "history" and not kept:
+            raise NotFoundError("no such resource for this token", code="resource-not-found")
         bundle["entry"] = kept
+        # It counts what was taken out.
+        bundle.pop("total", None)
         if not kept:
             del bundle["entry"]
     redacted = [redact(entry["resource"]) for entry in kept if "resource" in entry]
@@ -103,10 +107,10 @@ def _clean_reply(entry: Json, sight: Sight) -> bool:
     resource = entry.get("resource")
     if not isinstance(resource, dict):
         return False
-    if resource.get("resourceType") == "Bundle":
-        return _clean_bundle(resource, sight)
-    if sight.shows(resource):
-        return redact(resource)
+    try:
+        return _clean(resource, sight)
+    except NotFoundError:
+        pass
     if "location" in entry.get("response", {}):
         # What was written is told, without its content.
         del entry["resource"]

@@ -92,6 +92,7 @@ class BundleGuard:
         if media_type(headers) not in ("application/fhir+json", "application/json"):
             raise UnsupportedMediaType("a Bundle must be application/fhir+json")
         bundle = loads_exact(self._links.inward(body))
+        self._links.relativize(bundle)
         entries = bundle.get("entry", []) if isinstance(bundle, dict) else None
         kind = bundle.get("type") if isinstance(bundle, dict) else None
         if kind not in ("batch", "transaction") or not isinstance(entries, list):
@@ -150,7 +151,9 @@ class BundleGuard:
                 raise BadRequestError("an entry's resource is not a resource")
             await self._write(interaction, entry, rights, sight)
         elif interaction.kind is Kind.SEARCH_TYPE:
-            params = confined_params(params, interaction.resource_type or "", decision, rights)
+            params = confined_params(
+                params, interaction.resource_type or "", decision, rights, sight
+            )
         elif decision.restriction:
             raise BadRequestError("read this alone: its scope has a restriction", code="in-bundle")
         query = encode_params(params)

@@ -43,7 +43,7 @@ from fhir_ext.gateway.asgi import (
 )
 from fhir_ext.gateway.bundle import BundleGuard
 from fhir_ext.gateway.compartment import COMPARTMENT_TYPES
-from fhir_ext.gateway.confine import confined_params, confinement, includes
+from fhir_ext.gateway.confine import check_params, confined_params, confinement, includes
 from fhir_ext.gateway.cors import Cors
 from fhir_ext.gateway.exact import dumps, loads_exact
 from fhir_ext.gateway.exchange import Exchange
@@ -219,7 +219,8 @@ class Door:
             if_none_exist="if-none-exist" in request.headers,
         )
         exchange.interaction = interaction
-        self._throttle.take(grant.client_id)
+        # By user: all users of an app have its client id.
+        self._throttle.take(f"{grant.client_id}/{grant.subject}")
         rights = self._rights_of(grant)
         own = interaction.operation in self._parts.operations
         decision = rights.decide(interaction)
@@ -312,7 +313,7 @@ class Door:
         elif kind is Kind.OPERATION:
             await self._foreign_operation(exchange, interaction, decision, sight)
         elif kind is Kind.SEARCH_TYPE:
-            params = confined_params(interaction.params, resource_type, decision, rights)
+            params = confined_params(interaction.params, resource_type, decision, rights, sight)
             free = decision.unlimited and not includes(interaction.params)
             if free and resource_type not in LOOKED_INTO:
                 await self._relay.as_it_comes(exchange, interaction, encode_params(params))
@@ -323,23 +324,24 @@ class Door:
             await self._relay.as_it_comes(exchange, interaction, query)
         else:
             if decision.restriction:
-                await self._within_restriction(interaction, decision, rights)
+                await self._within_restriction(interaction, decision, sight)
             if kind in _UNCONFINABLE and not decision.unlimited:
                 raise ForbiddenError(
                     "this cannot be confined to what the token may see", code="policy"
                 )
+            check_params(interaction.params, decision, rights)
             query = encode_params(interaction.params)
             await self._relay.checked(exchange, interaction, query, sight)
 
     async def _within_restriction(
-        self, interaction: Interaction, decision: Decision, rights: Rights
+        self, interaction: Interaction, decision: Decision, sight: Sight
     ) -> None:
         """Ask the FHIR server whether a resource is one that the scope's restriction allows."""
         resource_type = interaction.resource_type or ""
         params = (
             ("_id", interaction.resource_id or ""),
             *decision.restriction,
-            *confinement(resource_type, decision, rights),
+            *confinement(resource_type, (), decision, sight),
             ("_elements", "id"),
         )
         found = await self._upstream.get_json(f"/{resource_type}", encode_params(params))
@@ -378,6 +380,7 @@ class Door:
         elif media_type(headers) not in _XML or not _xml_allowed(kind, decision):
             parse_resource(body or b"", headers)
             resource = loads_exact(self._links.inward(body or b""))
+            self._links.relativize(resource)
             # Only what was checked is sent, as it was read here.
             body = dumps(resource)
         await self._writes.check(interaction, decision, rights, sight, resource, patch)

@@ -18,6 +18,8 @@ _ID = re.compile(r"[A-Za-z0-9\-.]{1,64}")
 #: Name of an operation: lower case with hyphens, as FHIR and HAPI have them.
 _OPERATION = re.compile(r"\$[A-Za-z][A-Za-z0-9\-]{0,63}")
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
 #: Most parameters of one query.
 MOST_PARAMS = 200
 
@@ -37,11 +39,14 @@ def parse_params(query: str) -> Params:
     if not query:
         return ()
     try:
-        return tuple(
+        params = tuple(
             parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MOST_PARAMS)
         )
     except ValueError as error:
         raise BadRequestError("the query cannot be read, or has too many parameters") from error
+    if any(_CONTROL.search(name) or _CONTROL.search(value) for name, value in params):
+        raise BadRequestError("the query holds control characters")
+    return params
 
 
 def parse_request(

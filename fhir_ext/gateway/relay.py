@@ -14,17 +14,22 @@ from fhir_ext.gateway.asgi import Headers, Request
 from fhir_ext.gateway.compartment import COMPARTMENT_TYPES
 from fhir_ext.gateway.exact import dumps, loads_exact
 from fhir_ext.gateway.exchange import Exchange
-from fhir_ext.gateway.interaction import Interaction
+from fhir_ext.gateway.interaction import Interaction, Kind
 from fhir_ext.gateway.links import Links, StreamRewriter
 from fhir_ext.gateway.paths import MethodNotAllowed, upstream_path
 from fhir_ext.gateway.records import access_record
 from fhir_ext.gateway.sight import Sight
+from fhir_ext.gateway.trails import Trails
 from fhir_ext.gateway.upstream import ADDRESSES, PASSED_BACK, PASSED_ON, WHOLE, Upstream, read_all
 
 FHIR_JSON = b"application/fhir+json;charset=UTF-8"
 
 #: Statuses whose diagnostics speak of the request, not of what stands in the server.
 _TELLING = frozenset({400, 412, 415, 422})
+
+
+#: Longest query (characters) that is sent in an address.
+LONGEST_QUERY = 2000
 
 
 class Relay:
@@ -44,6 +49,7 @@ class Relay:
     ) -> None:
         self._upstream, self._links, self._write = upstream, links, note
         self._checked_bytes = checked_bytes
+        self._trails = Trails(upstream)
 
     def note(self, exchange: Exchange, status: int) -> None:
         """Write the access into the journal, once."""
@@ -71,14 +77,12 @@ class Relay:
         body: bytes | None = None,
     ) -> None:
         """Send an answer on without reading it."""
-        path, grant = upstream_path(interaction), exchange.grant
+        grant = exchange.grant
         assert grant is not None
-        headers = _passed_on(exchange.request, interaction)
-        if interaction.posted:
-            query, body = "", query.encode()
-        async with self._upstream.request(
-            exchange.request.method, path, query, headers, body
-        ) as response:
+        headers = _passed_on(exchange.request)
+        method, path, query, body, form = _search_form(exchange.request, interaction, query, body)
+        headers |= form
+        async with self._upstream.request(method, path, query, headers, body) as response:
             pieces, size, more = [], 0, True
             while size <= WHOLE:
                 piece = await response.content.readany()
@@ -137,19 +141,18 @@ class Relay:
     ) -> None:
         """Read an answer whole and take out what may not be seen."""
         _json_only(exchange.request, interaction)
-        path, grant = upstream_path(interaction), exchange.grant
+        grant = exchange.grant
         assert grant is not None
-        headers = _passed_on(exchange.request, interaction)
+        headers = _passed_on(exchange.request)
         headers["accept"] = "application/fhir+json"
-        if interaction.posted:
-            query, body = "", query.encode()
-        async with self._upstream.request(
-            exchange.request.method, path, query, headers, body
-        ) as response:
+        method, path, query, body, form = _search_form(exchange.request, interaction, query, body)
+        headers |= form
+        async with self._upstream.request(method, path, query, headers, body) as response:
             content = await read_all(response, self._checked_bytes)
             head = self._head(response)
             status = response.status
         if content and status < 300:
+            await self._trails.follow(content, sight)
             pretty = ("_pretty", "true") in interaction.params
             shown = visible(content, sight, pretty=pretty)
             content = shown.body
@@ -177,11 +180,21 @@ class Relay:
         return head
 
 
-def _passed_on(request: Request, interaction: Interaction) -> dict[str, str]:
-    headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
-    if interaction.posted:
-        headers["content-type"] = "application/x-www-form-urlencoded"
-    return headers
+def _search_form(
+    request: Request, interaction: Interaction, query: str, body: bytes | None
+) -> tuple[str, str, str, bytes | None, dict[str, str]]:
+    """Method, path, query, body and headers; a long search goes as a form."""
+    path = upstream_path(interaction)
+    long = interaction.kind is Kind.SEARCH_TYPE and len(query) > LONGEST_QUERY
+    if not (interaction.posted or long):
+        return request.method, path, query, body, {}
+    path = path if interaction.posted else f"{path}/_search"
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    return "POST", path, "", query.encode(), form
+
+
+def _passed_on(request: Request) -> dict[str, str]:
+    return {name: request.headers[name] for name in PASSED_ON if name in request.headers}
 
 
 def _json_only(request: Request, interaction: Interaction) -> None:
@@ -192,6 +205,9 @@ def _json_only(request: Request, interaction: Interaction) -> None:
     """
     formats = [value.lower() for name, value in interaction.params if name == "_format"]
     wanted = formats[-1] if formats else request.headers.get("accept", "").lower()
+    if ("_summary", "text") in interaction.params:
+        # HAPI answers with a page of HTML.
+        raise BadRequestError("_summary=text cannot be checked")
     if wanted and "json" not in wanted and "*/*" not in wanted:
         raise NotAcceptable("an answer that must be checked is given as JSON only")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fhir_ext.gateway.compartment import COMPARTMENT_TYPES, patients_of, subjects_of
+from fhir_ext.gateway.compartment import patients_of, subjects_of
 from fhir_ext.gateway.policy import Rule
 from fhir_ext.gateway.rights import Rights
 
@@ -22,11 +22,12 @@ class Sight:
         members: patients of the grant's programs; needed where a rule says PROGRAMS.
     """
 
-    __slots__ = ("_allowed", "_members", "_rights", "_types")
+    __slots__ = ("_allowed", "_members", "_rights", "_trails", "_types")
 
     def __init__(self, rights: Rights, members: frozenset[str] = frozenset()) -> None:
         self._rights, self._members = rights, members
         self._types: dict[str, Rule] = {}
+        self._trails: frozenset[str] = frozenset()
         patient = rights.grant.patient
         self._allowed = frozenset((patient,)) if patient else frozenset()
 
@@ -37,6 +38,14 @@ class Sight:
         if rule is Rule.PROGRAMS:
             return patient_id in self._members
         return rule is Rule.COMPARTMENT and patient_id in self._allowed
+
+    def patients(self, rule: Rule) -> frozenset[str]:
+        """Ids of the patients that a confining rule allows."""
+        return self._members if rule is Rule.PROGRAMS else self._allowed
+
+    def follow(self, provenances: frozenset[str]) -> None:
+        """Show these Provenances too: everything that they target may be seen."""
+        self._trails |= provenances
 
     def shows(self, resource: Json) -> bool:
         """Whether a resource may be shown to the grant.
@@ -56,8 +65,10 @@ class Sight:
             return True
         if rule is Rule.DENY:
             return False
-        owners = subjects_of(resource) if kind in COMPARTMENT_TYPES else frozenset()
-        return bool(owners) and all(self.patient(owner, rule) for owner in owners)
+        owners = subjects_of(resource)
+        if not owners:
+            return kind == "Provenance" and resource.get("id") in self._trails
+        return all(self.patient(owner, rule) for owner in owners)
 
     def owned(self, resource: Json, rule: Rule) -> bool:
         """Whether a resource that is to be written is about patients within a rule alone."""
