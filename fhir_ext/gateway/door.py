@@ -119,6 +119,7 @@ class DoorParts:
     authenticate: Callable[[str], Grant | None]
     verify: Callable[[str], Grant]
     note: Callable[[AccessRecord], None]
+    ready: Callable[[], None]
     operations: frozenset[str]
     inner: Callable[[Scope, Receive, Send], Awaitable[None]]
     public: Callable[[str], Awaitable[bytes]]
@@ -209,6 +210,8 @@ class Door:
             head = [(b"content-type", PUBLIC[request.path])]
             await exchange.answer.whole(200, head, content)
             return
+        # A write is not taken back when it cannot be noted afterwards.
+        self._parts.ready()
         if any(name in request.headers for name in _OVERRIDES):
             raise BadRequestError("method overrides are not understood here", code="override")
         exchange.grant = grant = await self._grant(request)

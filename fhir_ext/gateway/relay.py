@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import aiohttp
@@ -23,6 +24,9 @@ from fhir_ext.gateway.trails import Trails
 from fhir_ext.gateway.upstream import ADDRESSES, PASSED_BACK, PASSED_ON, WHOLE, Upstream, read_all
 
 FHIR_JSON = b"application/fhir+json;charset=UTF-8"
+
+#: `Type/id` of an address with a version.
+_ADDRESS = re.compile(r"([A-Z][A-Za-z]+/[A-Za-z0-9.-]{1,64})/_history/")
 
 #: Statuses whose diagnostics speak of the request, not of what stands in the server.
 _TELLING = frozenset({400, 412, 415, 422})
@@ -94,6 +98,7 @@ class Relay:
             start = b"".join(pieces)
             head = self._head(response)
             names_patients = interaction.resource_type in COMPARTMENT_TYPES
+            exchange.resources = _written(exchange, response)
             if not more:
                 if names_patients and response.status < 300:
                     exchange.patients |= patients_in(start)
@@ -113,21 +118,29 @@ class Relay:
         names_patients: bool,
     ) -> None:
         rewriter = StreamRewriter(self._links, grant)
-        found: set[str] = set()
+        if names_patients:
+            exchange.patients |= patients_in(start)
+        # Before the first piece: whatever ends the answer early, this much of it was shown.
+        self.note(exchange, response.status)
         await exchange.answer.begin(response.status, head)
         piece = start
         while piece:
             ready = rewriter.feed(piece)
-            if names_patients:
-                found |= patients_in(ready)
+            self._add(exchange, response.status, ready, names_patients)
             await exchange.answer.piece(ready)
             piece = await response.content.readany()
         rest = rewriter.end()
-        if names_patients:
-            found |= patients_in(rest)
-            exchange.patients |= found
-        self.note(exchange, response.status)
+        self._add(exchange, response.status, rest, names_patients)
         await exchange.answer.end(rest)
+
+    def _add(self, exchange: Exchange, status: int, piece: bytes, names_patients: bool) -> None:
+        """Note patients that a further piece of an answer tells about, before it is sent."""
+        further = patients_in(piece) - exchange.patients if names_patients else frozenset()
+        if further:
+            told = exchange.patients
+            exchange.patients, exchange.noted = frozenset(further), False
+            self.note(exchange, status)
+            exchange.patients = told | further
 
     async def checked(
         self,
@@ -151,6 +164,7 @@ class Relay:
             content = await read_all(response, self._checked_bytes)
             head = self._head(response)
             status = response.status
+            exchange.resources = _written(exchange, response)
         if content and status < 300:
             await self._trails.follow(content, sight)
             pretty = ("_pretty", "true") in interaction.params

@@ -110,8 +110,7 @@ def test_what_was_written_is_named(trail) -> None:
     assert answer.status_code == 201
     event = trail.wait(answer, patient)
     assert event["action"] == "C"
-    what = _entity(event, "2")["what"]
-    assert what.get("reference", what["display"]).partition("/")[0] == "Observation"
+    assert _entity(event, "2")["what"]["reference"] == f"Observation/{answer.json()['id']}"
 
 
 def test_refusals_are_told_with_our_code_only(trail) -> None:
@@ -126,6 +125,32 @@ def test_refusals_are_told_with_our_code_only(trail) -> None:
     event = trail.wait(unknown, None)
     assert event["outcome"] == "4"
     assert "altId" not in event["agent"][0]
+
+
+def test_an_answer_that_breaks_off_is_told(trail, installation) -> None:
+    """A long answer is sent while it arrives; what was sent before serve dies was seen."""
+    (patient,) = trail.patients(1)
+    trail.fhir.put(
+        {
+            "resourceType": "Observation",
+            "id": f"{trail.prefix}-long",
+            "status": "final",
+            "code": {"text": "long"},
+            "subject": {"reference": f"Patient/{patient}"},
+            "note": [{"text": "x" * 100_000} for _ in range(150)],
+        }
+    )
+    answer = trail.ask(f"Observation/{trail.prefix}-long", stream=True)
+    assert answer.status_code == 200
+    assert answer.raw.read(1000)
+    # The caller reads no further, so the rest of the answer waits in serve.
+    os.kill(installation.tree.pid("serve"), signal.SIGKILL)
+    answer.close()
+    found = installation.wait_for(
+        lambda: trail.event(answer, patient) or trail.event(answer, None), "an AuditEvent", 60
+    )
+    assert found["outcome"] == "0"
+    installation.wait_for(installation.ready, "serve after its death")
 
 
 def test_nothing_is_lost_while_no_worker_runs(trail, installation) -> None:
