@@ -18,12 +18,13 @@ from fhir_ext.auth.grant import Grant
 from fhir_ext.auth.issuer_document import IssuerDocument
 from fhir_ext.auth.verify import build_verifier
 from fhir_ext.clients.fhir import FhirClient
-from fhir_ext.errors import NotFoundError, UnauthorizedError
+from fhir_ext.errors import NotFoundError, SettingsError, UnauthorizedError
 from fhir_ext.gateway.door import Door, DoorParts
 from fhir_ext.gateway.links import Links
 from fhir_ext.gateway.policy import Policy
 from fhir_ext.gateway.public import PublicPages
 from fhir_ext.gateway.upstream import Upstream
+from fhir_ext.issuer.addresses import is_loopback
 from fhir_ext.outcome import BodyLimit, SecurityHeaders, install_error_handlers
 from fhir_ext.outgoing import OutgoingGuard
 from fhir_ext.settings import Settings
@@ -71,7 +72,8 @@ def create_app(settings: Settings) -> FastAPI:
         settings: read by the caller; nothing is read from the environment here.
 
     Raises:
-        SettingsError: a role is mapped to a persona that does not exist.
+        SettingsError: a role is mapped to a persona that does not exist, or a development
+            issuer is trusted on an address that others reach.
     """
     repository = Repository(create_store_engine(settings.database.url))
     queue = WorkQueue(settings.database.url)
@@ -151,6 +153,8 @@ def _door(settings: Settings, upstream: Upstream, journal: AccessJournal, inner:
         secret.get_secret_value().encode() if secret else secrets.token_bytes(32),
     )
     auth = settings.auth
+    if auth.development_issuer and not is_loopback(settings.server.host):
+        raise SettingsError("a development issuer is trusted on loopback only: see server.host")
     if auth.issuer is None:
         return _closed_door(settings, upstream, links, journal, inner)
     document = IssuerDocument(OutgoingGuard(settings.outgoing), auth)

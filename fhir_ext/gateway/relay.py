@@ -194,6 +194,16 @@ class Relay:
         return head
 
 
+def _written(exchange: Exchange, response: aiohttp.ClientResponse) -> tuple[str, ...]:
+    """What a write made, with the id that the server gave it (FHIR R4 http.html#create)."""
+    if exchange.bundle_type is not None or not exchange.resources or response.status >= 300:
+        return exchange.resources
+    headers = response.headers
+    address = headers.get("Location") or headers.get("Content-Location") or ""
+    found = _ADDRESS.search(address)
+    return (found[1],) if found else exchange.resources
+
+
 def _search_form(
     request: Request, interaction: Interaction, query: str, body: bytes | None
 ) -> tuple[str, str, str, bytes | None, dict[str, str]]:
