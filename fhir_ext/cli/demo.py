@@ -86,7 +86,8 @@ _INTRODUCTION = (
     "A FHIR server (HAPI) and a DICOMweb archive (Orthanc) start on this machine. Chest CTs go "
     "into the archive by STOW-RS; after that nobody touches anything: the service notices them, "
     "measures lung density, and writes the results into the FHIR server and, as DICOM SR, into "
-    "the archive. [bold]Not a medical device.[/]\n"
+    "the archive. Then an app asks for a risk score, a radiologist corrects a number, and you "
+    "see what that leaves behind. [bold]Not a medical device.[/]\n"
 )
 
 #: Columns of a terminal that does not say how wide it is, such as a log file.
@@ -102,7 +103,7 @@ def _real_study_settings() -> dict[str, str]:
 
 
 def _run(tree: Any, console: Console, folder: Path | None, begin: float) -> dict[str, Any]:
-    from fhir_ext.cli import demo_report, demo_studies
+    from fhir_ext.cli import demo_calls, demo_report, demo_studies
     from fhir_ext.cli.parts import Parts
     from fhir_ext.clients.dicomweb import DicomWebClient
 
@@ -130,12 +131,17 @@ def _run(tree: Any, console: Console, folder: Path | None, begin: float) -> dict
     report = demo_report.build_report(parts, archive, cases)
     for table in demo_report.tables(report):
         console.print(table)
+    calls = demo_calls.show_calls(tree.urls, parts, archive, cases, say)
+    for table in calls.tables():
+        console.print(table)
+    problems = [*report.problems, *calls.problems]
     summary = {
-        "ok": report.ok,
+        "ok": not problems,
         "seconds": round(time.monotonic() - begin, 1),
         "urls": tree.urls,
         "studies": [series.as_json() for series in report.series],
-        "problems": report.problems,
+        **calls.as_json(),
+        "problems": problems,
     }
     path = tree.directory / "demo.json"
     path.write_text(json.dumps(summary, indent=2) + "\n")
@@ -148,7 +154,7 @@ def _run(tree: Any, console: Console, folder: Path | None, begin: float) -> dict
             f"  {'archive login':16} {name} / {password.get_secret_value()}", highlight=False
         )
     console.print(f"  {'summary':16} {path}", highlight=False)
-    for problem in report.problems:
+    for problem in problems:
         console.print(f"[red]problem:[/] {problem}", highlight=False)
     return summary
 

@@ -70,6 +70,12 @@ class Sight:
             return kind == "Provenance" and resource.get("id") in self._trails
         return all(self.patient(owner, rule) for owner in owners)
 
+    def concerns(self, resource: Json) -> bool:
+        """Whether everybody that a resource is about is within what Provenances may tell."""
+        rule = self._rule("Provenance")
+        owners = subjects_of(resource)
+        return bool(owners) and all(self.patient(owner, rule) for owner in owners)
+
     def owned(self, resource: Json, rule: Rule) -> bool:
         """Whether a resource that is to be written is about patients within a rule alone."""
         if rule is Rule.OPEN:

@@ -1,7 +1,9 @@
 """Provenances of what a confined caller may see.
 
 R4 files a Provenance under a patient when it targets the Patient. Ours target results, so
-whose they are is told by their targets: when all of them may be seen, the Provenance may be.
+whose they are is told by their targets: when all of these are about patients of the caller,
+the Provenance may be seen. Which types the token may read does not matter, since a Provenance
+names its targets and does not show them.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class Trails:
         self._upstream = upstream
 
     async def follow(self, answer: bytes, sight: Sight) -> None:
-        """Tell `sight` which Provenances of an answer it may show by their targets.
+        """Tell `sight` which Provenances of an answer it may show for their targets.
 
         Raises:
             UpstreamError: the FHIR server fails.
@@ -62,7 +64,7 @@ class Trails:
         query = encode_params((("_id", ",".join(sorted(ids))), ("_count", str(len(ids)))))
         bundle = await self._upstream.get_json(f"/{kind}", query)
         resources = [entry.get("resource", {}) for entry in (bundle or {}).get("entry", [])]
-        return {item["id"] for item in resources if "id" in item and sight.shows(item)}
+        return {item["id"] for item in resources if "id" in item and sight.concerns(item)}
 
 
 def _provenances(value: Json) -> Iterator[Json]:

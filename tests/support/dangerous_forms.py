@@ -282,11 +282,11 @@ READS = [
         "/Patient/_history",
         "/_history",
         "/Binary/1",
+        f"{_OTHER_OBS}/_history",
+        f"/Patient/{OTHER}/_history",
     ),
     *_get(
         CONFINED,
-        f"{_OTHER_OBS}/_history",
-        f"/Patient/{OTHER}/_history",
         f"{_OWN_OBS}?_pretty=true",
         f"{_OWN_OBS}/_history?_count=5",
     ),
