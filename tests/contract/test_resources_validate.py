@@ -160,7 +160,13 @@ CASES = _cases()
 
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_no_error_of_validate(hapi: Hapi, case: str) -> None:
-    assert hapi.errors(CASES[case]) == []
+    resource = CASES[case]
+    errors = hapi.errors(resource)
+    if resource["resourceType"] == "StructureDefinition" and resource["type"] == "Extension":
+        # HAPI 8.8.0 says so of every definition of an extension, also of one with a root only;
+        # test_risk_score_validate holds resources that use ours against it.
+        errors = [text for text in errors if "package id hl7.fhir.r4.core#null" not in text]
+    assert errors == []
 
 
 def test_cases_are_all_that_is_written() -> None:
