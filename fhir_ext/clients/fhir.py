@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
+import orjson
 import requests
 from fhirpy import SyncFHIRClient
 from requests import Response
@@ -204,7 +205,7 @@ class FhirClient:
         entries = [{"request": {"method": "GET", "url": query}} for query in queries]
         bundle = {"resourceType": "Bundle", "type": "batch", "entry": entries}
         fresh = {"Cache-Control": "no-store"}
-        answer = self._client.send("POST", "", bundle, extra_headers=fresh).json()
+        answer = orjson.loads(self._client.send("POST", "", bundle, extra_headers=fresh).content)
         found = [_entry_answer(entry) for entry in answer.get("entry", [])]
         if len(found) != len(queries):
             raise UpstreamError("the FHIR server left out answers", code="fhir-server-error")

@@ -16,7 +16,8 @@ from fhir_ext.results import InputValue, RiskScore
 from operations.risk_score.catalogue import risk_model
 from operations.risk_score.chart import ChartReading, read_chart, years_from_pack_years
 from operations.risk_score.chart_codes import PACK_YEARS, chart_table
-from operations.risk_score.chart_fetch import ChartFetcher, Reader, everything, rights_of
+from operations.risk_score.chart_fetch import ChartFetcher, Reader
+from operations.risk_score.chart_searches import everything, rights_of
 from operations.risk_score.chart_time import span
 from operations.risk_score.derive import SOURCES
 from operations.risk_score.model import RiskModel

@@ -206,12 +206,17 @@ def test_only_other_units_are_converted_outside_of_the_event_loop() -> None:
 # Routes, with an access as the gateway gives it
 
 
+def bundle(*resources: dict) -> dict:
+    return {"resourceType": "Bundle", "entry": [{"resource": item} for item in resources]}
+
+
 class FakeFhir:
     """A Patient and some Observations behind `batch`."""
 
     def __init__(self, *observations: dict) -> None:
         self.observations = observations
         self.queries: list[str] = []
+        self.patient = patient()
         self.written: list[dict] = []
 
     def batch(self, queries):
@@ -219,11 +224,11 @@ class FakeFhir:
         return [self._answer(query) for query in queries]
 
     def _answer(self, query: str):
-        if query == "Patient/p":
-            return patient()
+        if query.partition("?")[0] == "Patient/p" or query.startswith("Patient?_id=p&"):
+            return self.patient if query == "Patient/p" else bundle(self.patient)
         if query.startswith("Observation?"):
-            return {"entry": [{"resource": item} for item in self.observations]}
-        return {"entry": []} if "?" in query else None
+            return bundle(*self.observations)
+        return bundle() if "?" in query else None
 
     def search(self, kind, params, limit=0):
         return []
@@ -340,7 +345,9 @@ def test_what_the_token_may_not_read_is_not_looked_at() -> None:
     scopes = ("RiskAssessment.r", "Condition.s")
     answer = client(fhir, access(*scopes)).get("/Patient/p/$risk-score?model=prevent")
     assert answer.status_code == 422
-    assert {query.partition("?")[0] for query in fhir.queries} == {"Patient/p", "Condition"}
+    (asked,) = fhir.queries
+    assert asked.startswith("Patient?_id=p&_revinclude=Condition:patient&")
+    assert "MedicationStatement" not in asked
     missing = [i["diagnostics"].split()[0] for i in answer.json()["issue"]]
     assert {"age", "sex", "bmi"} <= set(missing)
 
@@ -374,12 +381,9 @@ def test_keeping_needs_the_right_to_create_and_writes_once() -> None:
     assert agents[1]["onBehalfOf"]["identifier"]["value"] == "client"
 
 
-def test_the_dead_are_not_scored(monkeypatch) -> None:
+def test_the_dead_are_not_scored() -> None:
     fhir = FakeFhir()
-    monkeypatch.setattr(
-        fhir, "_answer", lambda query: patient(deceasedDateTime="2020-01-01")
-        if query == "Patient/p" else {"entry": []}
-    )  # fmt: skip
+    fhir.patient = patient(deceasedDateTime="2020-01-01")
     answer = client(fhir, access(*ALL)).get("/Patient/p/$risk-score?model=prevent")
     assert answer.status_code == 422 and "died" in answer.text
 
