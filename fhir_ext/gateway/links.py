@@ -22,7 +22,8 @@ from fhir_ext.gateway.interaction import Params
 #: Parameter of ours that carries the signature; never passed on.
 SIGNATURE = "_fx-page"
 
-_PAGE = re.compile(rb'([?&]_getpages=)([A-Za-z0-9\-]{1,64})(?=[&"])')
+#: The look behind stands after the literal, which the search then jumps to.
+_PAGE = re.compile(rb'_getpages=(?<=[?&]_getpages=)([A-Za-z0-9\-]{1,64})(?=[&"])')
 
 
 class Links:
@@ -97,8 +98,8 @@ class Links:
             return body
 
         def signed(match: re.Match[bytes]) -> bytes:
-            signature = self._signature(match[2].decode(), grant)
-            return match[1] + match[2] + f"&{SIGNATURE}={signature}".encode()
+            signature = self._signature(match[1].decode(), grant)
+            return match[0] + f"&{SIGNATURE}={signature}".encode()
 
         return _PAGE.sub(signed, body)
 
