@@ -51,7 +51,11 @@ def test_a_transaction_and_an_include(seen: dict[str, str]) -> None:
 
 
 def test_operations(seen: dict[str, str]) -> None:
-    assert seen["everything"] == seen["everything by GET"] == "Observation, Patient"
+    for name in ("everything", "everything by GET"):
+        # By then there may be AuditEvents of our own accesses. They are taken out, but the
+        # Device that recorded them may be seen by everybody.
+        found = seen[name].split(", ")
+        assert [kind for kind in found if kind != "Device"] == ["Observation", "Patient"]
     assert seen["valid"] == ""
     assert seen["invalid"].startswith("Observation.code: minimum required = 1")
 
