@@ -3,11 +3,14 @@
     from the chart      p50 at most 1.5x one search of HAPI for the same data
     all inputs given    at least 400 requests per second
 
-The same data are one search, `Patient?_id=…&_revinclude=…` for everything in the chart that the
-model may read; it is asked with `Cache-Control: no-store` like our own batch, which is HAPI's
-quickest way. The batch that the operation sends is also sent straight to HAPI. One client asks
-for the three in turns, so that all see the same machine. Clients, gateway and HAPI share its
-cores; each request carries a token, which is verified, and is noted in the journal.
+The same data are either the batch that the operation sends, sent straight to HAPI, or one search,
+`Patient?_id=…&_revinclude=…`, which cannot choose among Observations and brings all of them. Two
+kinds of charts are measured: `whole` holds 240 Observations in eight visits, of which the model
+may read 48, a share like that of Synthea's records; `lean` holds these 48 alone, so that the one
+search brings nothing in vain. Both are asked with `Cache-Control: no-store`, HAPI's quickest way.
+
+One client asks for the three in turns, so that all see the same machine. Clients, gateway and
+HAPI share its cores; each request carries a token, which is verified, and is noted in the journal.
 
     python bench/risk_score.py
 
@@ -17,6 +20,7 @@ The last line is JSON.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import multiprocessing
 import statistics
@@ -41,6 +45,15 @@ from operations.risk_score.chart_searches import PAGE, Planner, everything
 Json = dict[str, Any]
 
 PATIENTS, YEARS = 20, 8
+CHARTS = ("whole", "lean")
+
+#: Other results of a visit (blood count, metabolic panel, vital signs), as Synthea codes them.
+OTHER_CODES = (
+    "6690-2", "789-8", "718-7", "4544-3", "787-2", "785-6",
+    "786-4", "777-3", "2339-0", "6299-2", "38483-4", "49765-1",
+    "2947-0", "6298-4", "2069-3", "20565-8", "8302-2", "29463-7",
+    "72514-3", "2571-8", "18262-6", "4548-4", "8867-4", "9279-1",
+)  # fmt: skip
 ROUNDS, CHART_REQUESTS, GIVEN_REQUESTS = 5, 150, 3000
 WARM_UP_CHART, WARM_UP_GIVEN = 300, 1500
 GIVEN_CLIENTS = 8
@@ -112,9 +125,13 @@ def quantity(value: float, unit: str) -> Json:
     return {"value": value, "unit": unit, "system": UCUM, "code": unit}
 
 
-def chart(person: int) -> list[Json]:
+def patient_id(kind: str, number: int) -> str:
+    return f"bench-{kind}-{number}"
+
+
+def chart(kind: str, number: int) -> list[Json]:
     """A chart of some years that holds everything that PREVENT needs."""
-    patient = f"bench-risk-{person}"
+    patient = patient_id(kind, number)
     subject = {"reference": f"Patient/{patient}"}
     today = datetime.now(UTC).date()
     found: list[Json] = [
@@ -143,6 +160,9 @@ def chart(person: int) -> list[Json]:
             )
         systolic = {"code": concept(LN, "8480-6"), "valueQuantity": quantity(140.0, "mm[Hg]")}
         add("Observation", code=concept(LN, "85354-9"), component=[systolic], **common)
+        for code in OTHER_CODES if kind == "whole" else ():
+            other = quantity(7.0, "1")
+            add("Observation", code=concept(LN, code), valueQuantity=other, **common)
         smoking = concept(SCT, "266919005")
         add("Observation", code=concept(LN, "72166-2"), valueCodeableConcept=smoking, **common)
     for code in ("44054006", "38341003", "69896004"):
@@ -160,7 +180,7 @@ def chart(person: int) -> list[Json]:
 
 
 def fill(fhir: FhirClient) -> None:
-    for number in range(PATIENTS):
+    for kind, number in itertools.product(CHARTS, range(PATIENTS)):
         fhir.transaction(
             {
                 "resourceType": "Bundle",
@@ -170,7 +190,7 @@ def fill(fhir: FhirClient) -> None:
                         "resource": item,
                         "request": {"method": "PUT", "url": f"{item['resourceType']}/{item['id']}"},
                     }
-                    for item in chart(number)
+                    for item in chart(kind, number)
                 ],
             }
         )
@@ -214,46 +234,48 @@ def given() -> bytes:
     ).encode()
 
 
-def check_same_data(load: Load) -> None:
+def check_same_data(kind: str, load: Load) -> None:
     """The search must bring the whole chart, not its first page."""
     answer = requests.get(load.requests[0][1], headers=load.headers, timeout=60).json()
-    found, expected = len(answer["entry"]), len(chart(0))
+    found, expected = len(answer["entry"]), len(chart(kind, 0))
     if found != expected:
         raise SystemExit(f"the search brings {found} of {expected} resources")
 
 
-def loads(direct: str, gateway: str, token: str) -> dict[str, Load]:
-    people = [f"bench-risk-{number}" for number in range(PATIENTS)]
+def chart_loads(kind: str, direct: str, gateway: str, token: str) -> dict[str, Load]:
+    people = [patient_id(kind, number) for number in range(PATIENTS)]
     included = "&".join(
-        f"_revinclude={kind}:patient"
-        for kind in ("Observation", "Condition", "MedicationRequest", "MedicationStatement")
+        f"_revinclude={name}:patient"
+        for name in ("Observation", "Condition", "MedicationRequest", "MedicationStatement")
     )
     fresh = {"Accept": FHIR, "Cache-Control": "no-store"}
-    bearer = {"Accept": FHIR, "Authorization": f"Bearer {token}"}
+
+    def get(form: str) -> tuple[tuple[str, str, bytes | None], ...]:
+        return tuple(("GET", form.format(person), None) for person in people)
+
     return {
-        "search": Load(
-            tuple(("GET", f"{direct}/Patient?_id={p}&{included}&_count=500", None) for p in people),
-            fresh,
-        ),
+        "search": Load(get(f"{direct}/Patient?_id={{}}&{included}&_count=1000"), fresh),
         "batch": Load(
-            tuple(("POST", direct, batch(p)) for p in people),
+            tuple(("POST", direct, batch(person)) for person in people),
             {**fresh, "Content-Type": FHIR},
         ),
         "score": Load(
-            tuple(
-                ("GET", f"{gateway}/Patient/{p}/$risk-score?model={MODEL}", None) for p in people
-            ),
-            bearer,
-        ),
-        "given": Load(
-            (("POST", f"{gateway}/RiskAssessment/$risk-score", given()),),
-            {**bearer, "Content-Type": FHIR},
+            get(f"{gateway}/Patient/{{}}/$risk-score?model={MODEL}"),
+            {"Accept": FHIR, "Authorization": f"Bearer {token}"},
         ),
     }
 
 
-def compare(found: dict[str, Load]) -> Json:
+def given_load(gateway: str, token: str) -> Load:
+    headers = {"Accept": FHIR, "Content-Type": FHIR, "Authorization": f"Bearer {token}"}
+    return Load((("POST", f"{gateway}/RiskAssessment/$risk-score", given()),), headers)
+
+
+def compare(kind: str, found: dict[str, Load]) -> Json:
     """Search, batch and score in turns, one client."""
+    check_same_data(kind, found["search"])
+    for load in found.values():
+        measure(load, WARM_UP_CHART)
     times: dict[str, list[float]] = {"search": [], "batch": [], "score": []}
     for _ in range(ROUNDS):
         for name, values in times.items():
@@ -265,7 +287,9 @@ def compare(found: dict[str, Load]) -> Json:
     }
     ratio = {name: round(p50["score"] / p50[name], 3) for name in ("search", "batch")}
     for name in times:
-        print(f"{name:6} p50 {p50[name]:7.2f} ms, p95 {p95[name]:7.2f} ms", flush=True)
+        print(
+            f"{kind} chart, {name:6} p50 {p50[name]:7.2f} ms, p95 {p95[name]:7.2f} ms", flush=True
+        )
     return {"p50_ms": p50, "p95_ms": p95, "score_to_search": ratio["search"],
             "score_to_batch": ratio["batch"]}  # fmt: skip
 
@@ -301,17 +325,21 @@ def main() -> None:
             fill(fhir)
             key = backend_key(tree.directory)
             token = backend_token(tree.urls["issuer"], BACKEND_CLIENT, key, "system/*.rs")
-            found = loads(tree.urls["FHIR server"], tree.urls["gateway"], token)
-            check_same_data(found["search"])
-            for name in ("search", "batch", "score"):
-                measure(found[name], WARM_UP_CHART)
-            result: Json = {"bench": "risk_score", "from_chart": compare(found)}
-            measure(found["given"], WARM_UP_GIVEN, GIVEN_CLIENTS)
-            result["all_given"] = throughput(found["given"])
+            direct, gateway = tree.urls["FHIR server"], tree.urls["gateway"]
+            result: Json = {"bench": "risk_score"}
+            for kind in CHARTS:
+                result[kind] = compare(kind, chart_loads(kind, direct, gateway, token))
+            load = given_load(gateway, token)
+            measure(load, WARM_UP_GIVEN, GIVEN_CLIENTS)
+            result["all_given"] = throughput(load)
         finally:
             tree.stop()
     result["goals_met"] = {
-        "from_chart": result["from_chart"]["score_to_search"] <= 1.5,
+        **{
+            f"{kind}_{name}": result[kind][name] <= 1.5
+            for kind in CHARTS
+            for name in ("score_to_search", "score_to_batch")
+        },
         "all_given": result["all_given"]["per_second"] >= 400,
     }
     print(json.dumps(result))
