@@ -25,6 +25,8 @@ class Rule(StrEnum):
     COMPARTMENT = "compartment"
     #: Only patients that are members of the user's programs.
     PROGRAMS = "programs"
+    #: Patients of either: what two scopes of one token add up to. Never in the table.
+    BOTH = "both"
     #: Whatever the scopes name.
     OPEN = "open"
 

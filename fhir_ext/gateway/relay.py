@@ -21,7 +21,16 @@ from fhir_ext.gateway.paths import MethodNotAllowed, upstream_path
 from fhir_ext.gateway.records import access_record
 from fhir_ext.gateway.sight import Sight
 from fhir_ext.gateway.trails import Trails
-from fhir_ext.gateway.upstream import ADDRESSES, PASSED_BACK, PASSED_ON, WHOLE, Upstream, read_all
+from fhir_ext.gateway.upstream import (
+    ADDRESSES,
+    IN_FEW_CHUNKS,
+    PASSED_BACK,
+    PASSED_ON,
+    WHOLE,
+    Upstream,
+    read_all,
+)
+from fhir_ext.gateway.writes import WRITES
 
 FHIR_JSON = b"application/fhir+json;charset=UTF-8"
 
@@ -31,6 +40,9 @@ _ADDRESS = re.compile(r"([A-Z][A-Za-z]+/[A-Za-z0-9.-]{1,64})/_history/")
 #: Statuses whose diagnostics speak of the request, not of what stands in the server.
 _TELLING = frozenset({400, 412, 415, 422})
 
+
+#: Answers that are short, where compressing costs more than the chunks.
+_SHORT = WRITES | {Kind.READ, Kind.VREAD}
 
 #: Longest query (characters) that is sent in an address.
 LONGEST_QUERY = 2000
@@ -83,7 +95,7 @@ class Relay:
         """Send an answer on without reading it."""
         grant = exchange.grant
         assert grant is not None
-        headers = _passed_on(exchange.request)
+        headers = _passed_on(exchange.request, interaction)
         method, path, query, body, form = _search_form(exchange.request, interaction, query, body)
         headers |= form
         async with self._upstream.request(method, path, query, headers, body) as response:
@@ -156,7 +168,7 @@ class Relay:
         _json_only(exchange.request, interaction)
         grant = exchange.grant
         assert grant is not None
-        headers = _passed_on(exchange.request)
+        headers = _passed_on(exchange.request, interaction)
         headers["accept"] = "application/fhir+json"
         method, path, query, body, form = _search_form(exchange.request, interaction, query, body)
         headers |= form
@@ -217,8 +229,9 @@ def _search_form(
     return "POST", path, "", query.encode(), form
 
 
-def _passed_on(request: Request) -> dict[str, str]:
-    return {name: request.headers[name] for name in PASSED_ON if name in request.headers}
+def _passed_on(request: Request, interaction: Interaction) -> dict[str, str]:
+    headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
+    return headers if interaction.kind in _SHORT else {**headers, **IN_FEW_CHUNKS}
 
 
 def _json_only(request: Request, interaction: Interaction) -> None:

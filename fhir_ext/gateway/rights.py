@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fhir_ext.auth.grant import Grant, SmartScope
@@ -9,7 +10,7 @@ from fhir_ext.errors import ForbiddenError
 from fhir_ext.gateway.interaction import LETTERS, Interaction, Kind, Params
 from fhir_ext.gateway.policy import Policy, Rule
 
-_ORDER = {Rule.DENY: 0, Rule.COMPARTMENT: 1, Rule.PROGRAMS: 2, Rule.OPEN: 3}
+_ORDER = {Rule.DENY: 0, Rule.COMPARTMENT: 1, Rule.PROGRAMS: 2, Rule.BOTH: 3, Rule.OPEN: 4}
 
 #: Cell of the table for a letter, where only reading as such is asked about.
 _KIND_OF_LETTER = {
@@ -154,7 +155,7 @@ class Rights:
             rules = [self._rule(scope, kind, resource_type) for scope in self.grant.scopes]
             if not rules:
                 return "scope"
-            rule = max(rules, key=_ORDER.__getitem__)
+            rule = _sum(rules)
             return Decision(rule) if rule is not Rule.DENY else "policy"
         found: Decision | None = None
         for letter in letters:
@@ -179,9 +180,10 @@ class Rights:
         best = max((rule for rule, _ in rules), key=_ORDER.__getitem__)
         if best is Rule.DENY:
             return "policy"
+        free = [rule for rule, scope in rules if not scope.restriction]
         restrictions = {scope.restriction for rule, scope in rules if rule is best}
         if () in restrictions:
-            return Decision(best)
+            return Decision(_sum(free))
         merged = _merged(restrictions)
         return Decision(best, merged) if merged else "restriction"
 
@@ -199,6 +201,13 @@ class Rights:
 
 
 _READING = ((Kind.READ.value, "r"), (Kind.SEARCH_TYPE.value, "s"))
+
+
+def _sum(rules: Sequence[Rule]) -> Rule:
+    """What several scopes allow together."""
+    if Rule.OPEN not in rules and Rule.PROGRAMS in rules and Rule.COMPARTMENT in rules:
+        return Rule.BOTH
+    return max(rules, key=_ORDER.__getitem__)
 
 
 def _merged(restrictions: set[Params]) -> Params:

@@ -33,15 +33,15 @@ class Sight:
 
     def patient(self, patient_id: str, rule: Rule) -> bool:
         """Whether a patient is within what a rule allows."""
-        if rule is Rule.OPEN:
-            return True
-        if rule is Rule.PROGRAMS:
-            return patient_id in self._members
-        return rule is Rule.COMPARTMENT and patient_id in self._allowed
+        return rule is Rule.OPEN or patient_id in self.patients(rule)
 
     def patients(self, rule: Rule) -> frozenset[str]:
         """Ids of the patients that a confining rule allows."""
-        return self._members if rule is Rule.PROGRAMS else self._allowed
+        if rule is Rule.COMPARTMENT:
+            return self._allowed
+        if rule is Rule.PROGRAMS:
+            return self._members
+        return self._members | self._allowed if rule is Rule.BOTH else frozenset()
 
     def follow(self, provenances: frozenset[str]) -> None:
         """Show these Provenances too: everything that they target may be seen."""
