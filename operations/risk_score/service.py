@@ -28,6 +28,13 @@ _PACK_YEARS_FLAG: Final = (
     "Years smoked follow from recorded pack-years and cigarettes per day; a pack has 20 cigarettes."
 )
 
+#: Inputs that must speak of one nodule.
+_OF_ONE_NODULE: Final = ("nodule-diameter", "nodule-type", "upper-lobe", "spiculated")
+_NODULES_FLAG: Final = (
+    "The nodule is described by the caller in part and by imaging in part; that both speak of one "
+    "nodule is not checked."
+)
+
 
 class Store(Reader, Protocol):
     """The part of the FHIR client that is needed."""
@@ -56,6 +63,9 @@ class _Known:
             if years is not None:
                 inputs["years-smoked"] = years
                 flags = (*flags, _PACK_YEARS_FLAG)
+        nodule = {inputs[n].source for n in _OF_ONE_NODULE if n in model.reads and n in inputs}
+        if {"caller", "imaging"} <= nodule:
+            flags = (*flags, _NODULES_FLAG)
         return inputs, flags
 
     def notes_of(self, model: RiskModel) -> list[OutcomeIssue]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
-from charts import concept, measured, patient
+from charts import concept, measured, nodule, patient
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -27,6 +27,9 @@ from operations.risk_score.routes import risk_score_router
 from operations.risk_score.service import RiskScoreService
 
 TODAY = date(2026, 3, 1)
+
+#: The routes look at the clock.
+RECENT = (datetime.now(UTC).date() - timedelta(days=20)).isoformat()
 
 #: The published example of the PREVENT equations, women: 14.7 % for the first outcome.
 PREVENT = {
@@ -293,7 +296,7 @@ def test_several_models_are_a_collection_in_order() -> None:
 
 
 def test_the_caller_goes_before_the_chart_and_the_source_is_said() -> None:
-    fhir = FakeFhir(measured("39156-5", 22, "kg/m2", "2026-02-01", resource_id="bmi"))
+    fhir = FakeFhir(measured("39156-5", 22, "kg/m2", RECENT, resource_id="bmi"))
     given = {name: value for name, value in PREVENT.items() if name not in ("bmi", "sex")}
     answer = post(client(fhir, access(*ALL)), "/Patient/p/$risk-score",
                   parameters("prevent", inputs=given)).json()  # fmt: skip
@@ -303,8 +306,23 @@ def test_the_caller_goes_before_the_chart_and_the_source_is_said() -> None:
     assert {"reference": "Observation/bmi"} in answer["basis"]
 
 
+def test_a_nodule_described_from_two_sides_is_said() -> None:
+    fhir = FakeFhir(nodule(8.0, RECENT, resource_id="n"))
+    inputs = {
+        "ever-smoker": {"valueBoolean": True},
+        "prior-extrathoracic-cancer": {"valueBoolean": False},
+    }
+    caller = client(fhir, access(*ALL))
+    answer = post(caller, "/Patient/p/$risk-score", parameters("mayo", inputs=inputs)).json()
+    assert "one nodule is not checked" not in json.dumps(answer)
+    larger = {"valueQuantity": {"value": 9, "system": "http://unitsofmeasure.org", "code": "mm"}}
+    inputs["nodule-diameter"] = larger
+    answer = post(caller, "/Patient/p/$risk-score", parameters("mayo", inputs=inputs)).json()
+    assert "one nodule is not checked" in json.dumps(answer["note"])
+
+
 def test_missing_inputs_are_422_and_all_are_listed_with_their_codes() -> None:
-    fhir = FakeFhir({**measured("2093-3", 200, "mg/dL", "2026-02-01"), "valueQuantity": {
+    fhir = FakeFhir({**measured("2093-3", 200, "mg/dL", RECENT), "valueQuantity": {
         "value": 200, "unit": "mg/dL"}})  # fmt: skip
     answer = client(fhir, access(*ALL)).get("/Patient/p/$risk-score?model=pce&model=prevent")
     assert answer.status_code == 422
@@ -341,7 +359,7 @@ def test_a_body_must_be_fhir_json() -> None:
 
 
 def test_what_the_token_may_not_read_is_not_looked_at() -> None:
-    fhir = FakeFhir(measured("39156-5", 22, "kg/m2", "2026-02-01"))
+    fhir = FakeFhir(measured("39156-5", 22, "kg/m2", RECENT))
     scopes = ("RiskAssessment.r", "Condition.s")
     answer = client(fhir, access(*scopes)).get("/Patient/p/$risk-score?model=prevent")
     assert answer.status_code == 422
@@ -395,7 +413,7 @@ def test_the_patient_is_noted_for_the_audit() -> None:
 
 
 def test_a_concept_of_another_system_is_not_ours() -> None:
-    fhir = FakeFhir({**measured("39156-5", 22, "kg/m2", "2026-02-01"),
+    fhir = FakeFhir({**measured("39156-5", 22, "kg/m2", RECENT),
                      "code": concept("urn:other", "39156-5")})  # fmt: skip
     answer = client(fhir, access(*ALL)).get("/Patient/p/$risk-score?model=prevent")
     assert "bmi is missing" in answer.text
