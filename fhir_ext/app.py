@@ -130,7 +130,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 #: OperationDefinitions of our own operations; the gateway answers them itself.
 DEFINITIONS = (RISK_SCORE, *REVIEW)
-OPERATIONS = frozenset(definition["code"] for definition in DEFINITIONS)
+OPERATIONS = {definition["id"]: definition for definition in DEFINITIONS}
 
 
 def _operations(settings: Settings, *routers: APIRouter) -> FastAPI:

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from fhir_ext.audit.record import AccessRecord
 from fhir_ext.auth.grant import Grant
@@ -78,6 +79,8 @@ from fhir_ext.settings import GatewaySettings
 
 log = get_logger(__name__)
 
+Json = dict[str, Any]
+
 #: Headers by which some servers let a request claim another method.
 _OVERRIDES = ("x-http-method-override", "x-http-method", "x-method-override")
 
@@ -111,7 +114,8 @@ class DoorParts:
         authenticate: token to grant; None when it must be verified first.
         verify: token to grant; may block, and raises UnauthorizedError.
         note: writes an access into the journal.
-        operations: names of our own operations.
+        operations: OperationDefinitions of our own operations, by id. HAPI keeps them, but
+            reads by id go to its own definitions there.
         inner: the ASGI application that answers them.
         public: path of `PUBLIC` to its content.
     """
@@ -120,7 +124,7 @@ class DoorParts:
     verify: Callable[[str], Grant]
     note: Callable[[AccessRecord], None]
     ready: Callable[[], None]
-    operations: frozenset[str]
+    operations: Mapping[str, Json]
     inner: Callable[[Scope, Receive, Send], Awaitable[None]]
     public: Callable[[str], Awaitable[bytes]]
 
@@ -155,6 +159,7 @@ class Door:
         self._bundles = BundleGuard(self._writes, links, settings.bundle_entries)
         self._cors = Cors(settings.cors_origins)
         self._rights: dict[int, Rights] = {}
+        self._own = frozenset(item["code"] for item in parts.operations.values())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = str(uuid.uuid4())
@@ -225,7 +230,7 @@ class Door:
         # By user: all users of an app have its client id.
         self._throttle.take(f"{grant.client_id}/{grant.subject}")
         rights = self._rights_of(grant)
-        own = interaction.operation in self._parts.operations
+        own = interaction.operation in self._own
         decision = rights.decide(interaction)
         sight = Sight(rights, await self._members_for(rights))
         if own:
@@ -306,6 +311,13 @@ class Door:
     ) -> None:
         kind = interaction.kind
         resource_type = interaction.resource_type or ""
+        if kind is Kind.READ and resource_type == "OperationDefinition":
+            definition = self._parts.operations.get(interaction.resource_id or "")
+            if definition is not None:
+                self._relay.note(exchange, 200)
+                head = [(b"content-type", FHIR_JSON)]
+                await exchange.answer.whole(200, head, dumps(definition))
+                return
         if kind is Kind.PAGE:
             params = self._links.check_page(interaction.params, rights.grant)
             await self._relay.checked(exchange, interaction, encode_params(params), sight)

@@ -240,6 +240,26 @@ def test_the_capability_statement_names_everything_and_our_security(gateway: Gat
     assert {"permission-v2", "launch-ehr", "client-public"} <= set(smart["capabilities"])
 
 
+def test_our_operations_are_declared_and_their_definitions_served(gateway: Gateway) -> None:
+    statement = requests.get(f"{gateway.base}/metadata", timeout=30).json()
+    declared = {
+        (resource["type"], operation["name"]): operation["definition"]
+        for resource in statement["rest"][0]["resource"]
+        for operation in resource.get("operation", [])
+    }
+    for kind, name in (
+        ("Patient", "risk-score"),
+        ("RiskAssessment", "risk-score"),
+        ("Task", "review"),
+        ("Task", "claim"),
+        ("Task", "release"),
+    ):
+        read = gateway.call("GET", f"/OperationDefinition/fhir-ext-{name}")
+        assert read.json()["url"] == declared[kind, name]
+        found = gateway.call("GET", f"/OperationDefinition?url={declared[kind, name]}").json()
+        assert [entry["resource"]["code"] for entry in found["entry"]] == [name]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
