@@ -9,7 +9,7 @@ from typing import Any
 from fhir_ext.errors import UnprocessableError
 from fhir_ext.resources.codes import TRACKING_UID
 from operations.risk_score.chart_codes import NoduleRule, codings
-from operations.risk_score.chart_time import observed, order, span
+from operations.risk_score.chart_time import observed, order, time_span
 from operations.risk_score.found import Found, Problem, number_of, reference_of, stands
 from operations.risk_score.inputs import INPUTS, Value
 from operations.risk_score.units import in_unit
@@ -31,7 +31,7 @@ def read_nodule(
             for item in observations
             if item.get("code") in rule.codes
             and stands(item, "imaging", allow_preliminary)
-            and (days := span(observed(item))) is not None
+            and (days := time_span(observed(item))) is not None
             and days.within(as_of, rule.years)
         ]
     )

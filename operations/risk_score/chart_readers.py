@@ -16,7 +16,7 @@ from operations.risk_score.chart_codes import (
     codings,
     meant,
 )
-from operations.risk_score.chart_time import age_at, began, ended, observed, prescribed, span
+from operations.risk_score.chart_time import age_at, began, ended, observed, prescribed, time_span
 from operations.risk_score.found import Found, Problem, number_of, stands
 from operations.risk_score.inputs import Value
 
@@ -143,7 +143,7 @@ def _observations(rule: Rule, chart: Chart) -> Iterator[Json]:
 
 
 def _in_time(when: str | None, rule: Rule, chart: Chart) -> bool:
-    days = span(when)
+    days = time_span(when)
     return days is not None and days.within(chart.as_of, rule.years)
 
 
@@ -197,7 +197,7 @@ def _condition(rule: Rule, chart: Chart) -> Iterator[Found]:
         if resource.get("code") not in rule.codes or not _confirmed(resource):
             continue
         when = began(resource)
-        days = span(when)
+        days = time_span(when)
         if days is not None and days.first > chart.as_of:
             continue
         if rule.active and not _lasts(resource, chart.as_of):
@@ -216,7 +216,7 @@ def _confirmed(condition: Json) -> bool:
 
 
 def _lasts(condition: Json, as_of: date) -> bool:
-    over = span(ended(condition))
+    over = time_span(ended(condition))
     if over is not None:
         return over.first > as_of
     status = {coding.get("code") for coding in codings(condition.get("clinicalStatus"))}
@@ -225,7 +225,7 @@ def _lasts(condition: Json, as_of: date) -> bool:
 
 
 def _long_ago(when: str | None, years: int, as_of: date) -> bool:
-    days = span(when)
+    days = time_span(when)
     # The end of the window `within` is its beginning here: not younger than that.
     return days is not None and not days.within(as_of, years)
 
@@ -239,7 +239,7 @@ def _medication(rule: Rule, chart: Chart) -> Iterator[Found]:
         if concept is None:
             named = str((resource.get("medicationReference") or {}).get("reference", ""))
             concept = medications.get(named) or _contained(resource, named)
-        days = span(prescribed(resource))
+        days = time_span(prescribed(resource))
         if concept in rule.codes and (days is None or days.first <= chart.as_of):
             yield Found.of(rule, resource, True, None, prescribed(resource))
 
@@ -264,7 +264,7 @@ def _relative(rule: Rule, chart: Chart) -> Iterator[Found]:
             continue
         if rule.relatives is not None and resource.get("relationship") not in rule.relatives:
             continue
-        days = span(resource.get("date"))
+        days = time_span(resource.get("date"))
         if days is not None and days.first > chart.as_of:
             continue
         if any(item.get("code") in rule.codes for item in resource.get("condition", ())):

@@ -32,7 +32,7 @@ class Span:
         return years is None or self.last >= years_before(as_of, years)
 
 
-def span(text: object) -> Span | None:
+def time_span(text: object) -> Span | None:
     """The days of a FHIR R4 date, dateTime or instant, in its own zone; None for anything else."""
     if not isinstance(text, str) or not (found := _DATE.fullmatch(text)):
         return None
@@ -48,7 +48,7 @@ def span(text: object) -> Span | None:
 
 def order(text: object) -> datetime:
     """Sorts dates of any precision; a day without a time is its beginning in UTC."""
-    days = span(text)
+    days = time_span(text)
     if days is None or not isinstance(text, str):
         return datetime.min.replace(tzinfo=UTC)
     try:
@@ -69,7 +69,7 @@ def years_before(day: date, years: int) -> date:
 
 def age_at(birth: object, as_of: date) -> int | None:
     """Completed years, when every day that the birth date may mean gives the same."""
-    days = span(birth)
+    days = time_span(birth)
     if days is None or days.last > as_of:
         return None
     ages = {_completed(day, as_of) for day in (days.first, days.last)}

@@ -18,7 +18,7 @@ from operations.risk_score.chart import ChartReading, read_chart, years_from_pac
 from operations.risk_score.chart_codes import PACK_YEARS, chart_table
 from operations.risk_score.chart_fetch import ChartFetcher, Reader
 from operations.risk_score.chart_searches import everything, rights_of
-from operations.risk_score.chart_time import span
+from operations.risk_score.chart_time import time_span
 from operations.risk_score.derive import SOURCES
 from operations.risk_score.model import RiskModel
 
@@ -242,7 +242,7 @@ def _race_for(model: RiskModel, races: Sequence[InputValue]) -> InputValue:
 
 
 def _refuse_dead(patient: Json, as_of: date) -> None:
-    died = span(patient.get("deceasedDateTime"))
+    died = time_span(patient.get("deceasedDateTime"))
     if patient.get("deceasedBoolean") is True or (died is not None and died.first <= as_of):
         text = "the person had died by the date that the score is for"
         issue = OutcomeIssue("business-rule", "not-applicable", text)
