@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -13,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from fhir_ext import __version__
 from fhir_ext.audit.journal import AccessJournal
+from fhir_ext.audit.record import AccessRecord
 from fhir_ext.auth.discovery import issuer_endpoints, issuer_lists, smart_configuration
 from fhir_ext.auth.grant import Grant
 from fhir_ext.auth.issuer_document import IssuerDocument
@@ -103,7 +106,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=settings.limits.body_bytes)
     reviews = ReviewService(fhir, queue, Registry(), metrics)
     inner = _operations(settings, review_router(reviews), risk_score_router(RiskScoreService(fhir)))
-    app.door = _door(settings, upstream, journal, inner)
+    app.door = _door(settings, upstream, journal, metrics, inner)
     secret = settings.intake.hook_secret.get_secret_value()
     app.include_router(hook_router(queue, secret))
     deps = StatusDeps(
@@ -143,7 +146,13 @@ def _operations(settings: Settings, *routers: APIRouter) -> FastAPI:
     return inner
 
 
-def _door(settings: Settings, upstream: Upstream, journal: AccessJournal, inner: FastAPI) -> Door:
+def _door(
+    settings: Settings,
+    upstream: Upstream,
+    journal: AccessJournal,
+    metrics: Metrics,
+    inner: FastAPI,
+) -> Door:
     """The gateway; closed to everybody while no issuer of tokens is set."""
     base = settings.server.fhir_base
     secret = settings.gateway.link_secret
@@ -152,52 +161,60 @@ def _door(settings: Settings, upstream: Upstream, journal: AccessJournal, inner:
         base,
         secret.get_secret_value().encode() if secret else secrets.token_bytes(32),
     )
-    auth = settings.auth
-    if auth.development_issuer and not is_loopback(settings.server.host):
-        raise SettingsError("a development issuer is trusted on loopback only: see server.host")
-    if auth.issuer is None:
-        return _closed_door(settings, upstream, links, journal, inner)
-    document = IssuerDocument(OutgoingGuard(settings.outgoing), auth)
-    verifier = build_verifier(auth, settings.outgoing, base, document)
-    pages = PublicPages(
-        upstream,
-        links,
-        DEFINITIONS,
-        lambda: issuer_endpoints(document),
-        lambda: smart_configuration(auth, issuer_endpoints(document), issuer_lists(document)),
-    )
+    trust = _Trust.build(settings, base)
+
+    def note(record: AccessRecord) -> None:
+        metrics.access(record.interaction, record.http_status)
+        journal.note(record)
+
     parts = DoorParts(
-        authenticate=verifier.cached,
-        verify=verifier.verify,
-        note=journal.note,
+        authenticate=trust.authenticate,
+        verify=trust.verify,
+        note=note,
         ready=journal.ready,
         operations=OPERATIONS,
         inner=inner,
-        public=pages.get,
+        public=PublicPages(upstream, links, DEFINITIONS, trust.endpoints, trust.smart).get,
     )
     return Door(
         settings.gateway, settings.limits.body_bytes, upstream, links, Policy.load(), parts, MOUNT
     )
 
 
-def _closed_door(
-    settings: Settings, upstream: Upstream, links: Links, journal: AccessJournal, inner: FastAPI
-) -> Door:
-    def refuse(_token: str) -> Grant:
-        raise UnauthorizedError("no issuer of tokens is configured", code="no-issuer")
+@dataclass(frozen=True, slots=True)
+class _Trust:
+    """What follows from the issuer, or from there being none."""
 
-    def no_smart() -> dict[str, object]:
-        raise NotFoundError("no issuer of tokens is configured", code="no-issuer")
+    authenticate: Callable[[str], Grant | None]
+    verify: Callable[[str], Grant]
+    endpoints: Callable[[], Mapping[str, str]]
+    smart: Callable[[], dict[str, Any]]
 
-    parts = DoorParts(
-        authenticate=lambda _token: None,
-        verify=refuse,
-        note=journal.note,
-        ready=journal.ready,
-        operations=OPERATIONS,
-        inner=inner,
-        public=PublicPages(upstream, links, DEFINITIONS, dict, no_smart).get,
-    )
-    return Door(
-        settings.gateway, settings.limits.body_bytes, upstream, links, Policy.load(), parts, MOUNT
-    )
+    @classmethod
+    def build(cls, settings: Settings, base: str) -> _Trust:
+        """Trust in the issuer of the settings; none comes in while there is none.
+
+        Raises:
+            SettingsError: see `create_app`.
+        """
+        auth = settings.auth
+        if auth.development_issuer and not is_loopback(settings.server.host):
+            raise SettingsError("a development issuer is trusted on loopback only: see server.host")
+        if auth.issuer is None:
+            return cls(lambda _token: None, _no_issuer, dict, _no_smart)
+        document = IssuerDocument(OutgoingGuard(settings.outgoing), auth)
+        verifier = build_verifier(auth, settings.outgoing, base, document)
+        return cls(
+            verifier.cached,
+            verifier.verify,
+            lambda: issuer_endpoints(document),
+            lambda: smart_configuration(auth, issuer_endpoints(document), issuer_lists(document)),
+        )
+
+
+def _no_issuer(_token: str) -> Grant:
+    raise UnauthorizedError("no issuer of tokens is configured", code="no-issuer")
+
+
+def _no_smart() -> dict[str, Any]:
+    raise NotFoundError("no issuer of tokens is configured", code="no-issuer")

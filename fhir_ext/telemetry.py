@@ -93,6 +93,10 @@ class Metrics:
             "fhir_ext_reviews", "Results that a human decided.", "service", "outcome"
         )
 
+        self._accesses = self._counter(
+            "fhir_ext_accesses", "Requests to the gateway.", "interaction", "outcome"
+        )
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
 
@@ -123,6 +127,11 @@ class Metrics:
         finally:
             labels = (self._label("step", name), self._label("outcome", outcome))
             self._steps.labels(*labels).observe(time.perf_counter() - begin)
+
+    def access(self, interaction: str, http_status: int) -> None:
+        """A request to the gateway ended; its outcome is the class of its status (`4xx`)."""
+        shown = self._label("interaction", interaction)
+        self._accesses.labels(shown, f"{http_status // 100}xx").inc()
 
     def study(self, outcome: str) -> None:
         """A pass over a study ended: `done`, `nothing-to-do`, `parked`."""
