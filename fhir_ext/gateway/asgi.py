@@ -88,6 +88,18 @@ def request_of(scope: Scope, mount: str) -> Request:
     )
 
 
+def timely(receive: Receive, patience: float) -> Receive:
+    """`receive` that gives up on a caller who sends nothing for so long (s)."""
+
+    async def receiving() -> Message:
+        try:
+            return await asyncio.wait_for(receive(), patience)
+        except TimeoutError as error:
+            raise RequestTimeout("the body did not arrive in time") from error
+
+    return receiving
+
+
 async def read_body(receive: Receive, most: int, patience: float, encoding: str = "") -> bytes:
     """The whole body.
 
@@ -103,12 +115,9 @@ async def read_body(receive: Receive, most: int, patience: float, encoding: str 
         Disconnected: the caller went away.
     """
     pieces: list[bytes] = []
-    size = 0
+    size, receive = 0, timely(receive, patience)
     while True:
-        try:
-            message = await asyncio.wait_for(receive(), patience)
-        except TimeoutError as error:
-            raise RequestTimeout("the body did not arrive in time") from error
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise Disconnected
         piece = message.get("body", b"")

@@ -41,6 +41,7 @@ from fhir_ext.gateway.asgi import (
     accepts_gzip,
     read_body,
     request_of,
+    timely,
 )
 from fhir_ext.gateway.bundle import BundleGuard
 from fhir_ext.gateway.compartment import COMPARTMENT_TYPES
@@ -466,7 +467,7 @@ class Door:
             "root_path": "",
             SCOPE_KEY: access,
         }
-        await self._parts.inner(inner, receive, noted)
+        await self._parts.inner(inner, timely(receive, self._receive_timeout), noted)
 
 
 #: The gateway serves no pages; what SECURITY_HEADERS says of them stays harmless.
