@@ -23,6 +23,7 @@ from fhir_ext.cli.parts import prepare_stores
 from fhir_ext.embedded.archive import OrthancServer
 from fhir_ext.embedded.hapi import HapiServer, ensure_hapi
 from fhir_ext.embedded.process import ChildProcess, free_port, wait_until
+from fhir_ext.embedded.server import EmbeddedServer
 from fhir_ext.settings import Settings
 
 Progress = Callable[[str], None]
@@ -70,7 +71,7 @@ class Tree:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.environment: dict[str, str] = {}
         self.urls: dict[str, str] = {}
-        self._servers: list[HapiServer | OrthancServer] = []
+        self._servers: list[EmbeddedServer] = []
         self._programs: list[Supervised] = []
 
     @property
@@ -186,7 +187,7 @@ class Tree:
         program = next(program for program in self._programs if program.name == name)
         program.held, program.child = False, program.start()
 
-    def server(self, name: str) -> HapiServer | OrthancServer:
+    def server(self, name: str) -> EmbeddedServer:
         """The running HAPI (`hapi`) or archive (`archive`)."""
         return next(server for server in self._servers if server.name == name)
 

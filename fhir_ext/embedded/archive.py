@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import requests
-
 from fhir_ext.embedded.cache import Progress
 from fhir_ext.embedded.debian import Installation, ensure_programs
-from fhir_ext.embedded.process import ChildProcess, free_port, wait_until
+from fhir_ext.embedded.process import free_port
+from fhir_ext.embedded.server import EmbeddedServer, answers
 
 PACKAGES = ("orthanc", "orthanc-dicomweb")
 SERVER_FILE = "usr/sbin/Orthanc"
@@ -22,11 +20,6 @@ PLUGIN_FILE = "usr/share/orthanc/plugins/libOrthancDicomWeb.so"
 
 USERNAME = "fhir-ext"
 DICOMWEB_ROOT = "/dicom-web/"
-
-#: It boots in a tenth of a second; a busy machine of two cores gets some more.
-START_LIMIT = 30.0
-#: It takes up to 4.5 s to stop, and a start before that finds its database locked.
-STOP_GRACE = 20.0
 
 
 def ensure_orthanc(progress: Progress) -> Installation:
@@ -38,7 +31,7 @@ def ensure_orthanc(progress: Progress) -> Installation:
     return ensure_programs(PACKAGES, (SERVER_FILE, PLUGIN_FILE), progress)
 
 
-class OrthancServer:
+class OrthancServer(EmbeddedServer):
     """One Orthanc for this machine: REST and DICOMweb with a password, DIMSE off unless asked.
 
     Orthanc refuses requests from other machines; it binds all interfaces all the same,
@@ -56,6 +49,9 @@ class OrthancServer:
     """
 
     name = "archive"
+    title = "the archive"
+    start_limit = 30.0
+    poll = 0.02
 
     def __init__(
         self,
@@ -67,15 +63,14 @@ class OrthancServer:
         dicom_modalities: Mapping[str, tuple[str, str, int]] | None = None,
         stable_age: int = 2,
     ) -> None:
-        self.installation, self.data_dir = installation, data_dir.resolve()
+        super().__init__(data_dir)
+        self.installation = installation
         self.port = port or free_port()
         self.dicom_port, self.stable_age = dicom_port, stable_age
         self.dicom_modalities = dict(dicom_modalities or {})
         self.username, self.password = USERNAME, secrets.token_urlsafe(24)
         self.rest_url = f"http://127.0.0.1:{self.port}/"
         self.dicomweb_url = f"http://127.0.0.1:{self.port}{DICOMWEB_ROOT.rstrip('/')}"
-        self._child: ChildProcess | None = None
-        self._started = 0.0
 
     @classmethod
     def ensure(cls, data_dir: Path, progress: Progress) -> Self:
@@ -130,48 +125,13 @@ class OrthancServer:
             json.dump(self.configuration(), output, indent=2)
         return file
 
-    @property
-    def child(self) -> ChildProcess:
-        """The running process; RuntimeError before `start`."""
-        if self._child is None:
-            raise RuntimeError("the archive was not started")
-        return self._child
-
-    @property
-    def pid(self) -> int:
-        return self.child.pid
-
-    def start(self, log_file: Path) -> None:
-        """Start it; returns at once. Call from the main thread, see `ChildProcess`."""
+    def prepare(self) -> None:
         self.write_configuration()
-        self._started = time.monotonic()
-        self._child = ChildProcess(
-            self.name, self.command(), log_file, environment=self.environment(), cwd=self.data_dir
-        )
 
-    def wait_ready(self, limit: float = START_LIMIT) -> float:
-        """Wait until REST and DICOMweb answer; returns seconds since `start`.
-
-        Raises:
-            UpstreamUnavailable: it ended; the message quotes its log.
-            UpstreamTimeout: it was not ready within `limit` seconds.
-        """
-        wait_until(self.ready, limit, "readiness of the archive", self.child, 0.02)
-        return time.monotonic() - self._started
-
-    def ready(self) -> bool:
-        """Whether it lives and its DICOMweb plugin searches, with our password."""
-        return (
-            self.child.alive()
-            and self._answers(f"{self.dicomweb_url}/studies?limit=1")
-            # Another program on the same port would answer while ours is ending.
-            and self.child.alive()
-        )
-
-    def stop(self, grace: float = STOP_GRACE) -> None:
-        """Ask it to stop, kill it after `grace` seconds; returns when it is gone."""
-        if self._child is not None:
-            self._child.stop(grace)
+    def works(self) -> bool:
+        """Whether its DICOMweb plugin searches, with our password."""
+        url = f"{self.dicomweb_url}/studies?limit=1"
+        return answers(url, (self.username, self.password), patience=5)
 
     @property
     def _configuration_file(self) -> Path:
@@ -186,13 +146,3 @@ class OrthancServer:
         found = ":".join(str(file) for file in files if file)
         # Empty where the library itself is the system's.
         return {"DCMDICTPATH": found} if found else {}
-
-    def _answers(self, url: str) -> bool:
-        try:
-            with requests.Session() as session:
-                # A proxy of the environment must not stand between us and loopback.
-                session.trust_env = False
-                session.auth = (self.username, self.password)
-                return session.get(url, timeout=5).status_code == 200
-        except requests.RequestException:
-            return False

@@ -11,12 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import requests
-
 from fhir_ext.embedded import versions
 from fhir_ext.embedded.cache import Progress, cache_root, cached, content_key, install, size_mb
 from fhir_ext.embedded.java import build_with_maven, build_with_wheels, find_toolchain
-from fhir_ext.embedded.process import ChildProcess, wait_until
+from fhir_ext.embedded.server import EmbeddedServer, answers
 from fhir_ext.errors import SettingsError
 
 Way = Literal["maven", "wheels"]
@@ -26,9 +24,6 @@ SOURCES = DOCKER / "hapi-local"
 #: The configuration that the official image reads as well.
 CONFIGURATION = DOCKER / "hapi" / "application.yaml"
 MAIN_CLASS = "io.github.fhirext.hapi.server.HapiLocal"
-
-#: A busy machine of two cores needs 31 s; a new Postgres schema as much again.
-START_LIMIT = 120.0
 
 
 @dataclass(frozen=True)
@@ -158,7 +153,7 @@ def _key(way: Way) -> str:
     return content_key(facts, files, SOURCES)
 
 
-class HapiServer:
+class HapiServer(EmbeddedServer):
     """One HAPI FHIR R4 server on loopback.
 
     Args:
@@ -170,6 +165,8 @@ class HapiServer:
     """
 
     name = "hapi"
+    title = "HAPI FHIR"
+    start_limit = 120.0
 
     def __init__(
         self,
@@ -180,11 +177,10 @@ class HapiServer:
         database: HapiDatabase | None = None,
         heap: str = "512m",
     ) -> None:
-        self.build, self.data_dir, self.port, self.heap = build, data_dir.resolve(), port, heap
+        super().__init__(data_dir)
+        self.build, self.port, self.heap = build, port, heap
         self.database = database or HapiDatabase.h2(self.data_dir)
         self.base_url = f"http://127.0.0.1:{port}/fhir"
-        self._child: ChildProcess | None = None
-        self._started = 0.0
 
     def command(self) -> list[str]:
         """Program and arguments."""
@@ -213,54 +209,11 @@ class HapiServer:
             "HAPI_DATABASE_DIALECT": self.database.dialect,
         }
 
-    @property
-    def child(self) -> ChildProcess:
-        """The running process; RuntimeError before `start`."""
-        if self._child is None:
-            raise RuntimeError("HAPI was not started")
-        return self._child
-
-    @property
-    def pid(self) -> int:
-        return self.child.pid
-
-    def start(self, log_file: Path) -> None:
-        """Start it; returns at once. Call from the main thread, see `ChildProcess`."""
+    def prepare(self) -> None:
         (self.data_dir / "tmp").mkdir(parents=True, exist_ok=True)
-        self._started = time.monotonic()
-        self._child = ChildProcess(
-            self.name, self.command(), log_file, environment=self.environment(), cwd=self.data_dir
+
+    def works(self) -> bool:
+        """Whether it searches; `metadata` alone is answered too early."""
+        return answers(f"{self.base_url}/metadata?_summary=true") and answers(
+            f"{self.base_url}/Subscription?_count=1"
         )
-
-    def wait_ready(self, limit: float = START_LIMIT) -> float:
-        """Wait until it does its work; returns seconds since `start`.
-
-        Raises:
-            UpstreamUnavailable: it ended; the message quotes its log.
-            UpstreamTimeout: it was not ready within `limit` seconds.
-        """
-        wait_until(self.ready, limit, "readiness of HAPI FHIR", self.child)
-        return time.monotonic() - self._started
-
-    def ready(self) -> bool:
-        """Whether it lives and searches; `metadata` alone is answered too early."""
-        return (
-            self.child.alive()
-            and self._answers("/metadata?_summary=true")
-            and self._answers("/Subscription?_count=1")
-            and self.child.alive()
-        )
-
-    def stop(self, grace: float = 20.0) -> None:
-        """Ask it to stop, kill it after `grace` seconds; returns when it is gone."""
-        if self._child is not None:
-            self._child.stop(grace)
-
-    def _answers(self, path: str) -> bool:
-        try:
-            with requests.Session() as session:
-                # A proxy of the environment must not stand between us and loopback.
-                session.trust_env = False
-                return session.get(self.base_url + path, timeout=30).status_code == 200
-        except requests.RequestException:
-            return False

@@ -19,8 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import requests
-
 from fhir_ext.embedded import versions
 from fhir_ext.embedded.cache import Progress, cache_root, cached, content_key, install, size_mb
 from fhir_ext.embedded.hapi import DOCKER, Way
@@ -31,7 +29,7 @@ from fhir_ext.embedded.java import (
     find_toolchain,
     run_tool,
 )
-from fhir_ext.embedded.process import ChildProcess, wait_until
+from fhir_ext.embedded.server import EmbeddedServer, answers
 from fhir_ext.errors import SettingsError
 
 REALM = "fhir-ext"
@@ -54,8 +52,6 @@ BUILD_OPTIONS = ("--db=dev-file", f"--features-disabled={','.join(FEATURES_OFF)}
 
 ADMIN = "admin"
 
-#: A new database takes 8 s on two cores, 17 s on a busy machine.
-START_LIMIT = 120.0
 
 _JVM = (
     "-XX:TieredStopAtLevel=1",
@@ -214,7 +210,7 @@ def _java_command(java: Path, home: Path, heap: str) -> list[str]:
     ]
 
 
-class KeycloakServer:
+class KeycloakServer(EmbeddedServer):
     """One Keycloak on loopback that has our realm.
 
     The realm is imported when the database is new, and not changed afterwards.
@@ -232,6 +228,8 @@ class KeycloakServer:
     """
 
     name = "keycloak"
+    title = "Keycloak"
+    start_limit = 120.0
 
     def __init__(
         self,
@@ -242,12 +240,10 @@ class KeycloakServer:
         *,
         heap: str = "384m",
     ) -> None:
-        self.build, self.data_dir, self.port = build, data_dir.resolve(), port
-        self.values, self.heap = values, heap
+        super().__init__(data_dir)
+        self.build, self.port, self.values, self.heap = build, port, values, heap
         self.base_url = f"http://127.0.0.1:{port}"
         self.issuer = f"{self.base_url}/realms/{REALM}"
-        self._child: ChildProcess | None = None
-        self._started = 0.0
 
     @property
     def admin_password(self) -> str:
@@ -278,58 +274,15 @@ class KeycloakServer:
             "KC_BOOTSTRAP_ADMIN_PASSWORD": self.admin_password,
         }
 
-    @property
-    def child(self) -> ChildProcess:
-        """The running process; RuntimeError before `start`."""
-        if self._child is None:
-            raise RuntimeError("Keycloak was not started")
-        return self._child
-
-    @property
-    def pid(self) -> int:
-        return self.child.pid
-
-    def start(self, log_file: Path) -> None:
-        """Start it; returns at once. Call from the main thread, see `ChildProcess`."""
-        self._prepare()
-        self._started = time.monotonic()
-        self._child = ChildProcess(
-            self.name, self.command(), log_file, environment=self.environment(), cwd=self.data_dir
-        )
-
-    def wait_ready(self, limit: float = START_LIMIT) -> float:
-        """Wait until the realm answers; returns seconds since `start`.
-
-        Raises:
-            UpstreamUnavailable: it ended; the message quotes its log.
-            UpstreamTimeout: it was not ready within `limit` seconds.
-        """
-        wait_until(self.ready, limit, "readiness of Keycloak", self.child)
-        return time.monotonic() - self._started
-
-    def ready(self) -> bool:
-        """Whether it lives and our realm is there; until then it answers 503 or 404."""
-        if not self.child.alive():
-            return False
-        try:
-            with requests.Session() as session:
-                # A proxy of the environment must not stand between us and loopback.
-                session.trust_env = False
-                url = f"{self.issuer}/.well-known/openid-configuration"
-                return session.get(url, timeout=30).status_code == 200 and self.child.alive()
-        except requests.RequestException:
-            return False
-
-    def stop(self, grace: float = 20.0) -> None:
-        """Ask it to stop, kill it after `grace` seconds; returns when it is gone."""
-        if self._child is not None:
-            self._child.stop(grace)
+    def works(self) -> bool:
+        """Whether our realm is there; until then it answers 503 or 404."""
+        return answers(f"{self.issuer}/.well-known/openid-configuration")
 
     @property
     def _password_file(self) -> Path:
         return self.data_dir / "admin-password"
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
         """A home folder with the parts of the build and data of its own."""
         imported = self.data_dir / "data" / "import"
         for folder in (imported, self.data_dir / "tmp"):

@@ -59,7 +59,7 @@ def test_nothing_is_left_running(tmp_path: Path, number: signal.Signals) -> None
     process = _start(tmp_path)
     try:
         state = _state(tmp_path, process)
-        assert set(state["pids"]) == {"up", "serve", "worker", "hapi", "archive"}
+        assert set(state["pids"]) == {"up", "issuer", "serve", "worker", "hapi", "archive"}
         assert (tmp_path / "run" / "state.json").stat().st_mode & 0o077 == 0
         page = state["urls"]["status page"]
         assert requests.get(f"{page}health/ready", timeout=30).status_code == 200
