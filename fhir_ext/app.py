@@ -138,7 +138,7 @@ OPERATIONS = {definition["id"]: definition for definition in DEFINITIONS}
 
 def _operations(settings: Settings, *routers: APIRouter) -> FastAPI:
     """The application behind the gateway that answers our own operations."""
-    inner = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    inner = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     install_error_handlers(inner)
     inner.add_middleware(BodyLimit, max_bytes=settings.limits.body_bytes)
     for router in routers:
@@ -175,6 +175,7 @@ def _door(
         operations=OPERATIONS,
         inner=inner,
         public=PublicPages(upstream, links, DEFINITIONS, trust.endpoints, trust.smart).get,
+        check_address=OutgoingGuard(settings.outgoing).check,
     )
     return Door(
         settings.gateway, settings.limits.body_bytes, upstream, links, Policy.load(), parts, MOUNT

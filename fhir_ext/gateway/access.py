@@ -33,7 +33,10 @@ class Access:
     seen: set[str] = field(default_factory=set)
 
     def may(self, letter: str, resource_type: str) -> bool:
-        """Whether table and scopes allow a letter of `cruds` on a type, for some patients."""
+        """Whether table and scopes allow a letter of `cruds` on a type.
+
+        For all patients that were noted by `require_patient`; before, for some at least.
+        """
         return self.allowed_types(letter, resource_type)
 
     def require(self, letter: str, resource_type: str) -> None:

@@ -26,6 +26,9 @@ _XML_PATIENT = re.compile(
     rb'<Patient xmlns="http://hl7.org/fhir">\s*<id value="([A-Za-z0-9\-.]{1,64})"'
 )
 
+#: Statuses whose diagnostics speak of the request, not of what stands in the server.
+TELLING = frozenset({"400", "412", "415", "422"})
+
 _NOT_FOUND = {
     "resourceType": "OperationOutcome",
     "issue": [{"severity": "error", "code": "not-found", "diagnostics": "no such resource"}],
@@ -53,14 +56,20 @@ class Shown:
     patients: frozenset[str]
 
 
-def visible(body: bytes, sight: Sight, *, pretty: bool = False) -> Shown:
+def visible(body: bytes, sight: Sight, *, pretty: bool = False, of_type: bool = False) -> Shown:
     """A resource or Bundle as far as it may be seen.
 
+    Args:
+        of_type: whether a history is that of a type, which may be empty.
+
     Raises:
-        NotFoundError: it is a single resource that may not be seen at all.
+        NotFoundError: it is a single resource that may not be seen at all, or the history of
+            one of which no version may be seen: its length would tell that it is there.
         UpstreamError: it is not JSON.
     """
     value = parsed(body)
+    if value.get("type") == "history" and of_type and not value.get("entry"):
+        return Shown(body, frozenset())
     if not _clean(value, sight):
         return Shown(body, _patients(value))
     value = loads_exact(body)
@@ -85,9 +94,9 @@ def _clean_bundle(bundle: Json, sight: Sight) -> bool:
     entries = bundle.get("entry", [])
     kept = [entry for entry in entries if _shown(entry, sight)]
     changed = len(kept) < len(entries)
+    if bundle.get("type") == "history" and not kept:
+        raise NotFoundError("no such resource for this token", code="resource-not-found")
     if changed:
-        if bundle.get("type") == "history" and not kept:
-            raise NotFoundError("no such resource for this token", code="resource-not-found")
         bundle["entry"] = kept
         # It counts what was taken out.
         bundle.pop("total", None)
@@ -108,7 +117,7 @@ def _clean_reply(entry: Json, sight: Sight) -> bool:
     """One entry of a batch-response or transaction-response."""
     resource = entry.get("resource")
     if not isinstance(resource, dict):
-        return False
+        return not sight.everything() and _clean_refusal(entry)
     try:
         return _clean(resource, sight)
     except NotFoundError:
@@ -120,6 +129,21 @@ def _clean_reply(entry: Json, sight: Sight) -> bool:
     entry.clear()
     entry["response"] = {"status": "404 Not Found", "outcome": _NOT_FOUND}
     return True
+
+
+def _clean_refusal(entry: Json) -> bool:
+    """An entry without a resource: what the FHIR server says in an error, as far as it is told."""
+    response = entry.get("response", {})
+    status = str(response.get("status", ""))[:3]
+    if status in ("404", "410") and "location" not in response:
+        entry.clear()
+        entry["response"] = {"status": "404 Not Found", "outcome": _NOT_FOUND}
+        return True
+    outcome = response.get("outcome")
+    if status < "400" or status in TELLING or not isinstance(outcome, dict):
+        return False
+    issues = [issue.pop("diagnostics", None) for issue in outcome.get("issue", [])]
+    return any(issues)
 
 
 def _patients(value: Json) -> frozenset[str]:

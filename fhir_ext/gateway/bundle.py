@@ -15,10 +15,12 @@ from fhir_ext.errors import (
     UpstreamError,
 )
 from fhir_ext.gateway.confine import confined_params
+from fhir_ext.gateway.contents import patient_ids
 from fhir_ext.gateway.exact import dumps, loads_exact
-from fhir_ext.gateway.interaction import Interaction, Kind
+from fhir_ext.gateway.interaction import Interaction, Kind, Params
 from fhir_ext.gateway.links import Links
 from fhir_ext.gateway.paths import encode_params, parse_params, parse_request, upstream_path
+from fhir_ext.gateway.references import condition_of_create
 from fhir_ext.gateway.rights import Rights
 from fhir_ext.gateway.sight import Sight
 from fhir_ext.gateway.writes import WRITES, UnsupportedMediaType, WriteGuard, media_type
@@ -44,12 +46,14 @@ class CheckedBundle:
         body: what is sent; written again from what was checked. Empty when nothing is left.
         refused: entries of a batch's answer by their place, for those that are not sent.
         writes: `Type/id` or `Type` of what entries write.
+        patients: ids of Patients that they are about.
     """
 
     kind: str
     body: bytes
     refused: Mapping[int, Json]
     writes: tuple[str, ...]
+    patients: frozenset[str] = frozenset()
 
     def complete(self, answer: bytes) -> bytes:
         """The answer with the entries that were refused, each in its place."""
@@ -102,6 +106,7 @@ class BundleGuard:
         refused: dict[int, FhirExtError] = {}
         sent: list[Json] = []
         writes: list[str] = []
+        patients: set[str] = set()
         for number, entry in enumerate(entries):
             try:
                 interaction = await self._entry(entry, rights, sight)
@@ -114,6 +119,7 @@ class BundleGuard:
             if interaction.kind in WRITES:
                 parts = (interaction.resource_type, interaction.resource_id)
                 writes.append("/".join(part for part in parts if part))
+                patients |= patient_ids(entry.get("resource") or {})
         if refused and kind == "transaction":
             raise _whole(refused)
         if sent or not refused:
@@ -121,7 +127,7 @@ class BundleGuard:
         else:
             body = b""
         answers = {number: _refusal(error) for number, error in refused.items()}
-        return CheckedBundle(kind, body, answers, tuple(writes))
+        return CheckedBundle(kind, body, answers, tuple(writes), frozenset(patients))
 
     async def _entry(self, entry: object, rights: Rights, sight: Sight) -> Interaction:
         """Decide one entry and write its address anew."""
@@ -151,11 +157,18 @@ class BundleGuard:
                 raise BadRequestError("an entry's resource is not a resource")
             await self._write(interaction, entry, rights, sight)
         elif interaction.kind is Kind.SEARCH_TYPE:
+            if decision.confined and interaction.resource_type == "Provenance":
+                # Its targets must be looked at first.
+                raise BadRequestError("search for Provenances alone", code="in-bundle")
             params = confined_params(
                 params, interaction.resource_type or "", decision, rights, sight
             )
         elif decision.restriction:
             raise BadRequestError("read this alone: its scope has a restriction", code="in-bundle")
+        if not decision.unlimited and interaction.kind not in WRITES:
+            # Answered without the resource that is to be checked.
+            for name in ("ifMatch", "ifModifiedSince", "ifNoneMatch"):
+                request.pop(name, None)
         query = encode_params(params)
         request["url"] = upstream_path(interaction)[1:] + (f"?{query}" if query else "")
         return interaction
@@ -165,7 +178,6 @@ class BundleGuard:
     ) -> None:
         decision = rights.decide(interaction)
         resource = entry.get("resource")
-        patch = None
         if interaction.kind in (Kind.PATCH, Kind.CONDITIONAL_PATCH):
             raise BadRequestError("a PATCH may not be part of a Bundle here", code="in-bundle")
         if interaction.kind not in (Kind.DELETE, Kind.CONDITIONAL_DELETE):
@@ -173,7 +185,14 @@ class BundleGuard:
                 raise BadRequestError("an entry that writes has no resource")
         else:
             resource = None
-        await self._guard.check(interaction, decision, rights, sight, resource, patch)
+        conditions: Params = ()
+        if interaction.kind is Kind.CONDITIONAL_CREATE:
+            kind, request = interaction.resource_type or "", entry["request"]
+            conditions = condition_of_create(str(request["ifNoneExist"]), kind)
+            request["ifNoneExist"] = f"{kind}?{encode_params(conditions)}"
+        await self._guard.check(
+            interaction, decision, rights, sight, resource, conditions=conditions
+        )
 
 
 def _whole(refused: Mapping[int, FhirExtError]) -> FhirExtError:

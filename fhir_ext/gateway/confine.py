@@ -12,6 +12,7 @@ import re
 from fhir_ext.errors import ForbiddenError
 from fhir_ext.gateway.compartment import confinement_param, deciding_elements
 from fhir_ext.gateway.interaction import Params
+from fhir_ext.gateway.policy import Rule
 from fhir_ext.gateway.rights import Decision, Rights
 from fhir_ext.gateway.sight import Sight
 
@@ -24,7 +25,7 @@ _SPECIAL = frozenset(
 _SUMMARIES = frozenset({"true", "false", "data", "count"})
 
 #: Id that no resource has; ids of ours are UUIDs or begin with `fhir-ext-`.
-_NOBODY = "fhir-ext-nobody"
+NOBODY = "fhir-ext-nobody"
 
 _INCLUDES = frozenset({"_include", "_revinclude"})
 
@@ -63,6 +64,8 @@ def confinement(resource_type: str, params: Params, decision: Decision, sight: S
     Raises:
         ForbiddenError: the type belongs to no patient.
     """
+    if resource_type == "Device" and decision.rule is Rule.OPEN:
+        return _affixed(params, sight)
     if not decision.confined:
         return ()
     if resource_type == "Provenance" and any(name == "target" for name, _ in params):
@@ -71,9 +74,27 @@ def confinement(resource_type: str, params: Params, decision: Decision, sight: S
     name = confinement_param(resource_type)
     if name is None:
         raise ForbiddenError("resources of this type belong to no patient", code="policy")
-    patients = sorted(sight.patients(decision.rule))
+    return _named(name, sight.patients(decision.rule))
+
+
+def _affixed(params: Params, sight: Sight) -> Params:
+    """What keeps a search for Devices from telling about those of other patients.
+
+    Whoever asks by patient is answered for patients within sight, others for Devices that
+    are affixed to nobody.
+    """
+    rule = sight.patients_rule()
+    if rule is Rule.OPEN:
+        return ()
+    if any(re.split("[:.]", name)[0] == "patient" for name, _ in params):
+        return _named("patient", sight.patients(rule))
+    return (("patient:missing", "true"),)
+
+
+def _named(name: str, allowed: frozenset[str]) -> Params:
+    patients = sorted(allowed)
     if not patients:
-        return (("_id", _NOBODY),)
+        return (("_id", NOBODY),)
     prefix = "" if name == "_id" else "Patient/"
     return ((name, ",".join(prefix + patient for patient in patients)),)
 

@@ -49,22 +49,17 @@ from fhir_ext.gateway.confine import check_params, confined_params, confinement,
 from fhir_ext.gateway.cors import Cors
 from fhir_ext.gateway.exact import dumps, loads_exact
 from fhir_ext.gateway.exchange import Exchange
-from fhir_ext.gateway.interaction import Interaction, Kind
+from fhir_ext.gateway.interaction import Interaction, Kind, Params
 from fhir_ext.gateway.links import Links
 from fhir_ext.gateway.members import Membership
-from fhir_ext.gateway.paths import (
-    encode_params,
-    parse_params,
-    parse_request,
-)
+from fhir_ext.gateway.paths import encode_params, parse_params, parse_request, upstream_path
 from fhir_ext.gateway.policy import Policy, Rule
+from fhir_ext.gateway.references import condition_of_create
 from fhir_ext.gateway.relay import FHIR_JSON, Relay
 from fhir_ext.gateway.rights import Decision, Rights
 from fhir_ext.gateway.sight import Sight
-from fhir_ext.gateway.throttle import Throttle
-from fhir_ext.gateway.upstream import (
-    Upstream,
-)
+from fhir_ext.gateway.throttle import Flooded, Throttle
+from fhir_ext.gateway.upstream import Upstream
 from fhir_ext.gateway.writes import (
     GUARDED,
     WRITES,
@@ -119,6 +114,7 @@ class DoorParts:
             reads by id go to its own definitions there.
         inner: the ASGI application that answers them.
         public: path of `PUBLIC` to its content.
+        check_address: raises for an address that the FHIR server should not call.
     """
 
     authenticate: Callable[[str], Grant | None]
@@ -128,6 +124,7 @@ class DoorParts:
     operations: Mapping[str, Json]
     inner: Callable[[Scope, Receive, Send], Awaitable[None]]
     public: Callable[[str], Awaitable[bytes]]
+    check_address: Callable[[str], None]
 
 
 class Door:
@@ -156,7 +153,7 @@ class Door:
         self._members = Membership(upstream, settings.membership_lifetime)
         self._throttle = Throttle(settings.requests_per_minute, settings.burst)
         self._relay = Relay(upstream, links, parts.note, settings.checked_bytes)
-        self._writes = WriteGuard(upstream)
+        self._writes = WriteGuard(upstream, parts.check_address)
         self._bundles = BundleGuard(self._writes, links, settings.bundle_entries)
         self._cors = Cors(settings.cors_origins)
         self._rights: dict[int, Rights] = {}
@@ -192,6 +189,8 @@ class Door:
     async def _refuse(self, exchange: Exchange, error: FhirExtError) -> None:
         """Answer with an OperationOutcome, and note the refusal."""
         exchange.refusal = error.code
+        # The first refusal of a flood is noted; the others would flood the audit.
+        exchange.noted = exchange.noted or isinstance(error, Flooded)
         if exchange.answer.started:
             # What was begun cannot be taken back; the broken answer shows that it is none.
             raise error
@@ -218,9 +217,11 @@ class Door:
             return
         # A write is not taken back when it cannot be noted afterwards.
         self._parts.ready()
+        exchange.grant = grant = await self._grant(request)
+        # By user: all users of an app have its client id.
+        self._throttle.take(f"{grant.client_id}/{grant.subject}")
         if any(name in request.headers for name in _OVERRIDES):
             raise BadRequestError("method overrides are not understood here", code="override")
-        exchange.grant = grant = await self._grant(request)
         interaction = parse_request(
             request.method,
             request.path,
@@ -228,8 +229,6 @@ class Door:
             if_none_exist="if-none-exist" in request.headers,
         )
         exchange.interaction = interaction
-        # By user: all users of an app have its client id.
-        self._throttle.take(f"{grant.client_id}/{grant.subject}")
         rights = self._rights_of(grant)
         own = interaction.operation in self._own
         decision = rights.decide(interaction)
@@ -315,9 +314,7 @@ class Door:
         if kind is Kind.READ and resource_type == "OperationDefinition":
             definition = self._parts.operations.get(interaction.resource_id or "")
             if definition is not None:
-                self._relay.note(exchange, 200)
-                head = [(b"content-type", FHIR_JSON)]
-                await exchange.answer.whole(200, head, dumps(definition))
+                await self._show(exchange, dumps(definition))
                 return
         if kind is Kind.PAGE:
             params = self._links.check_page(interaction.params, rights.grant)
@@ -329,6 +326,9 @@ class Door:
         elif kind is Kind.OPERATION:
             await self._foreign_operation(exchange, interaction, decision, sight)
         elif kind is Kind.SEARCH_TYPE:
+            if decision.confined and resource_type == "Provenance":
+                params = await self._relay.trails.narrowed(interaction.params, sight)
+                interaction = replace(interaction, params=params)
             params = confined_params(interaction.params, resource_type, decision, rights, sight)
             free = decision.unlimited and not includes(interaction.params)
             if free and resource_type not in LOOKED_INTO:
@@ -389,17 +389,21 @@ class Door:
         body: bytes | None = await self._body(exchange)
         resource = patch = None
         if interaction.kind in (Kind.PATCH, Kind.CONDITIONAL_PATCH):
-            patch = dumps(loads_exact(patch_body(body or b"", headers, decision, kind)))
+            patch = dumps(loads_exact(patch_body(body or b"", headers)))
             body = self._links.inward(patch)
         elif interaction.kind in (Kind.DELETE, Kind.CONDITIONAL_DELETE):
             body = None
-        elif media_type(headers) not in _XML or not _xml_allowed(kind, decision):
+        elif media_type(headers) not in _XML or not _xml_allowed(kind, decision, rights):
             parse_resource(body or b"", headers)
             resource = loads_exact(self._links.inward(body or b""))
             self._links.relativize(resource)
             # Only what was checked is sent, as it was read here.
             body = dumps(resource)
-        await self._writes.check(interaction, decision, rights, sight, resource, patch)
+        conditions: Params = ()
+        if interaction.kind is Kind.CONDITIONAL_CREATE:
+            conditions = condition_of_create(headers["if-none-exist"], kind)
+            headers["if-none-exist"] = f"{kind}?{encode_params(conditions)}"
+        await self._writes.check(interaction, decision, rights, sight, resource, patch, conditions)
         query = encode_params(interaction.params)
         if resource is not None and kind in COMPARTMENT_TYPES:
             exchange.patients = patients_in(body or b"")
@@ -418,13 +422,18 @@ class Door:
         body = await self._body(exchange)
         checked = await self._bundles.check(body, exchange.request.headers, rights, sight)
         exchange.bundle_type, exchange.resources = checked.kind, checked.writes
+        exchange.patients = checked.patients
         if checked.body:
             await self._relay.checked(
                 exchange, interaction, "", sight, checked.body, complete=checked.complete
             )
             return
+        await self._show(exchange, checked.complete(b""))
+
+    async def _show(self, exchange: Exchange, body: bytes) -> None:
+        """Answer with JSON of our own."""
         self._relay.note(exchange, 200)
-        await exchange.answer.whole(200, [(b"content-type", FHIR_JSON)], checked.complete(b""))
+        await exchange.answer.whole(200, [(b"content-type", FHIR_JSON)], body)
 
     async def _operation(
         self,
@@ -440,12 +449,14 @@ class Door:
         assert exchange.interaction is not None
         if decision.rule is Rule.DENY:
             raise ForbiddenError("this operation is not open to this caller", code="policy")
+        seen: set[str] = set()
         access = Access(
             grant=rights.grant,
             interaction=exchange.interaction,
             request_id=exchange.request_id,
-            allowed_types=rights.may,
+            allowed_types=lambda letter, kind: sight.may(letter, kind, seen),
             allowed_patient=lambda patient: sight.patient(patient, decision.rule),
+            seen=seen,
         )
 
         async def noted(message: Message) -> None:
@@ -460,10 +471,11 @@ class Door:
                 exchange.answer.started = True
             await send(message)
 
+        path = upstream_path(exchange.interaction)
         inner = {
             **scope,
-            "path": exchange.request.path,
-            "raw_path": exchange.request.path.encode(),
+            "path": path,
+            "raw_path": path.encode(),
             "root_path": "",
             SCOPE_KEY: access,
         }
@@ -478,6 +490,6 @@ _SECURITY: Headers = [
 ]
 
 
-def _xml_allowed(kind: str, decision: Decision) -> bool:
+def _xml_allowed(kind: str, decision: Decision, rights: Rights) -> bool:
     """Whether a write may be XML, which is not looked into."""
-    return decision.unlimited and kind not in GUARDED and kind not in LOOKED_INTO
+    return decision.unlimited and rights.wide() and kind not in GUARDED | LOOKED_INTO

@@ -68,17 +68,18 @@ class Links:
 
     def relativize(self, value: object) -> None:
         """Make references under either base relative, in place: the same, in one spelling."""
-        if isinstance(value, dict):
-            reference = value.get("reference")
-            if isinstance(reference, str):
-                for base in (self.public, self.upstream):
-                    if reference.startswith(f"{base}/"):
-                        value["reference"] = reference[len(base) + 1 :]
-            for item in value.values():
-                self.relativize(item)
-        elif isinstance(value, list):
-            for item in value:
-                self.relativize(item)
+        waiting = [value]
+        while waiting:
+            item = waiting.pop()
+            if isinstance(item, list):
+                waiting += item
+            elif isinstance(item, dict):
+                reference = item.get("reference")
+                if isinstance(reference, str):
+                    for base in (self.public, self.upstream):
+                        if reference.startswith(f"{base}/"):
+                            item["reference"] = reference[len(base) + 1 :]
+                waiting += item.values()
 
     def local_path(self, address: str) -> str | None:
         """Path below the base of a relative or own absolute address; None for any other."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 
 import aiohttp
 
 from fhir_ext.audit.record import AccessRecord
 from fhir_ext.auth.grant import Grant
 from fhir_ext.errors import BadRequestError, NotFoundError
-from fhir_ext.gateway.answers import patients_in, visible
+from fhir_ext.gateway.answers import TELLING, patients_in, visible
 from fhir_ext.gateway.asgi import Headers, Request
 from fhir_ext.gateway.compartment import COMPARTMENT_TYPES
 from fhir_ext.gateway.exact import dumps, loads_exact
@@ -37,12 +38,14 @@ FHIR_JSON = b"application/fhir+json;charset=UTF-8"
 #: `Type/id` of an address with a version.
 _ADDRESS = re.compile(r"([A-Z][A-Za-z]+/[A-Za-z0-9.-]{1,64})/_history/")
 
-#: Statuses whose diagnostics speak of the request, not of what stands in the server.
-_TELLING = frozenset({400, 412, 415, 422})
-
 
 #: Answers that are short, where compressing costs more than the chunks.
 _SHORT = WRITES | {Kind.READ, Kind.VREAD}
+
+#: Answers of one resource.
+_SINGLE = frozenset({Kind.READ, Kind.VREAD})
+
+_PRECONDITIONS = frozenset({"if-match", "if-modified-since", "if-none-match"})
 
 #: Longest query (characters) that is sent in an address.
 LONGEST_QUERY = 2000
@@ -65,7 +68,7 @@ class Relay:
     ) -> None:
         self._upstream, self._links, self._write = upstream, links, note
         self._checked_bytes = checked_bytes
-        self._trails = Trails(upstream)
+        self.trails = Trails(upstream)
 
     def note(self, exchange: Exchange, status: int) -> None:
         """Write the access into the journal, once."""
@@ -170,6 +173,9 @@ class Relay:
         assert grant is not None
         headers = _passed_on(exchange.request, interaction)
         headers["accept"] = "application/fhir+json"
+        if interaction.kind not in WRITES:
+            # The FHIR server would answer them without the resource that is to be checked.
+            headers = {name: headers[name] for name in headers if name not in _PRECONDITIONS}
         method, path, query, body, form = _search_form(exchange.request, interaction, query, body)
         headers |= form
         async with self._upstream.request(method, path, query, headers, body) as response:
@@ -178,10 +184,13 @@ class Relay:
             status = response.status
             exchange.resources = _written(exchange, response)
         if content and status < 300:
-            await self._trails.follow(content, sight)
+            await self.trails.follow(content, sight)
             pretty = ("_pretty", "true") in interaction.params
-            shown = visible(content, sight, pretty=pretty)
+            of_type = interaction.kind is Kind.HISTORY_TYPE
+            shown = visible(content, sight, pretty=pretty, of_type=of_type)
             content = shown.body
+            if interaction.kind in _SINGLE and _unchanged(exchange.request, dict(head)):
+                status, content = 304, b""
             exchange.patients |= shown.patients
         elif status in (404, 410):
             # Said in the same words as of what stands there and may not be seen.
@@ -204,6 +213,21 @@ class Relay:
                 address = self._links.outward_text(given[name])
                 head.append((name.encode(), address.encode("latin-1")))
         return head
+
+
+def _unchanged(request: Request, head: dict[bytes, bytes]) -> bool:
+    """Whether the caller has what is answered (RFC 9110 sections 13.1.2 and 13.1.3)."""
+    known = request.headers.get("if-none-match")
+    if known is not None:
+        tag = head.get(b"etag", b"").decode("latin-1").removeprefix("W/")
+        given = {item.strip().removeprefix("W/") for item in known.split(",")}
+        return bool(tag) and bool(given & {tag, "*"})
+    try:
+        since = parsedate_to_datetime(request.headers["if-modified-since"])
+        changed = parsedate_to_datetime(head[b"last-modified"].decode("latin-1"))
+        return changed <= since
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _written(exchange: Exchange, response: aiohttp.ClientResponse) -> tuple[str, ...]:
@@ -264,7 +288,7 @@ def _outcome_only(content: bytes, status: int) -> bytes:
         {
             key: issue[key]
             for key in ("severity", "code", "diagnostics", "location", "expression")
-            if key in issue and (key != "diagnostics" or status in _TELLING)
+            if key in issue and (key != "diagnostics" or str(status) in TELLING)
         }
         for issue in issues
         if isinstance(issue, dict)

@@ -97,10 +97,16 @@ class Rights:
         return known
 
     def rule_of(self, resource_type: str) -> Rule:
-        """The widest rule under which resources of a type may be read."""
+        """The widest rule under which resources of a type may be read; see `readable`."""
         found = self._reading(resource_type)
-        rules = [cell.rule for cell in found if isinstance(cell, Decision)]
+        rules = [cell.rule for cell in found if isinstance(cell, Decision) and not cell.restriction]
         return max(rules, key=_ORDER.__getitem__, default=Rule.DENY)
+
+    def decision_on(self, letter: str, resource_type: str) -> Decision | None:
+        """What a letter of `cruds` is allowed on a type; None when it is not."""
+        kind = _KIND_OF_LETTER[letter].value
+        cell = self._look(kind, resource_type, frozenset(letter))
+        return cell if isinstance(cell, Decision) else None
 
     def _reading(self, resource_type: str) -> list[Decision | str]:
         """The cells that say whether a type may be read at all."""

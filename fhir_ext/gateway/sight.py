@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from fhir_ext.gateway.compartment import patients_of, subjects_of
@@ -75,6 +76,24 @@ class Sight:
         rule = self._rule("Provenance")
         owners = subjects_of(resource)
         return bool(owners) and all(self.patient(owner, rule) for owner in owners)
+
+    def may(self, letter: str, resource_type: str, patients: Collection[str]) -> bool:
+        """Whether a letter of `cruds` is allowed on a type for all of some patients.
+
+        A scope with a restriction does not allow writing.
+        """
+        decision = self._rights.decision_on(letter, resource_type)
+        if decision is None or (decision.restriction and letter in "cud"):
+            return False
+        return all(self.patient(who, decision.rule) for who in patients)
+
+    def patients_rule(self) -> Rule:
+        """How far Patients themselves may be read."""
+        return self._rule("Patient")
+
+    def everything(self) -> bool:
+        """Whether nothing has to be kept from the caller."""
+        return self._rights.wide()
 
     def owned(self, resource: Json, rule: Rule) -> bool:
         """Whether a resource that is to be written is about patients within a rule alone."""

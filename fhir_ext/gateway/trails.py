@@ -8,10 +8,15 @@ names its targets and does not show them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
+from fhir_ext.auth.resource_types import RESOURCE_TYPES
+from fhir_ext.errors import ForbiddenError
 from fhir_ext.gateway.compartment import subjects_of
+from fhir_ext.gateway.confine import NOBODY
+from fhir_ext.gateway.interaction import Params
 from fhir_ext.gateway.paths import encode_params
 from fhir_ext.gateway.sight import Sight
 from fhir_ext.gateway.upstream import Upstream, parsed
@@ -20,6 +25,8 @@ Json = dict[str, Any]
 
 #: Targets looked at for one answer; Provenances beyond are not shown.
 MOST_TARGETS = 500
+
+_TARGET = re.compile(r"([A-Z][A-Za-z]+)/([A-Za-z0-9\-.]{1,64})")
 
 
 class Trails:
@@ -59,6 +66,36 @@ class Trails:
                 name for name, references in targets.items() if references and references <= visible
             )
         )
+
+    async def narrowed(self, params: Params, sight: Sight) -> Params:
+        """Parameters of a search for Provenances; targets outside of sight are left out.
+
+        Raises:
+            ForbiddenError: too many targets.
+            UpstreamError: the FHIR server fails.
+        """
+        found = []
+        for name, value in params:
+            if name == "target":
+                kept = await self._kept(value.split(","), sight)
+                name, value = ("target", ",".join(kept)) if kept else ("_id", NOBODY)
+            found.append((name, value))
+        return tuple(found)
+
+    async def _kept(self, references: list[str], sight: Sight) -> list[str]:
+        wanted: dict[str, set[str]] = {}
+        for reference in references:
+            local = reference.removeprefix(f"{self._upstream.base}/")
+            match = _TARGET.fullmatch(local)
+            if match and match[1] in RESOURCE_TYPES:
+                wanted.setdefault(match[1], set()).add(match[2])
+        if sum(map(len, wanted.values())) > MOST_TARGETS:
+            raise ForbiddenError("too many targets", code="parameter")
+        return [
+            f"{kind}/{resource_id}"
+            for kind, ids in wanted.items()
+            for resource_id in sorted(await self._visible(kind, ids, sight))
+        ]
 
     async def _visible(self, kind: str, ids: set[str], sight: Sight) -> set[str]:
         query = encode_params((("_id", ",".join(sorted(ids))), ("_count", str(len(ids)))))

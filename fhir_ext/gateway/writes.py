@@ -6,7 +6,7 @@ human signed, whoever holds a token. They are known by the identifiers that only
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -16,9 +16,12 @@ from fhir_ext.errors import (
     ForbiddenError,
     NotFoundError,
     UnprocessableError,
+    UpstreamError,
 )
 from fhir_ext.gateway.compartment import touches_compartment
-from fhir_ext.gateway.interaction import Interaction, Kind
+from fhir_ext.gateway.interaction import Interaction, Kind, Params
+from fhir_ext.gateway.paths import encode_params
+from fhir_ext.gateway.references import check_reference, check_write_params, references
 from fhir_ext.gateway.rights import Decision, Rights
 from fhir_ext.gateway.sight import Sight
 from fhir_ext.gateway.upstream import Upstream
@@ -47,6 +50,9 @@ WRITES = frozenset(
         Kind.CONDITIONAL_DELETE,
     }
 )
+
+#: Conditional forms that change what matches.
+_MATCHING = frozenset({Kind.CONDITIONAL_UPDATE, Kind.CONDITIONAL_PATCH, Kind.CONDITIONAL_DELETE})
 
 _JSON = frozenset({"application/fhir+json", "application/json", "text/json"})
 _PATCH_JSON = frozenset({"application/json-patch+json"})
@@ -86,10 +92,11 @@ class WriteGuard:
 
     Args:
         upstream: where the resource stands that is changed.
+        check_address: refuses addresses that the FHIR server should not call.
     """
 
-    def __init__(self, upstream: Upstream) -> None:
-        self._upstream = upstream
+    def __init__(self, upstream: Upstream, check_address: Callable[[str], None]) -> None:
+        self._upstream, self._check_address = upstream, check_address
 
     async def check(
         self,
@@ -99,12 +106,14 @@ class WriteGuard:
         sight: Sight,
         resource: Json | None,
         patch: bytes | None = None,
+        conditions: Params = (),
     ) -> None:
         """Check a write.
 
         Args:
             resource: what is created or updated.
             patch: body of a JSON Patch (RFC 6902).
+            conditions: of If-None-Exist; other conditional forms have theirs in the address.
 
         Raises:
             ForbiddenError: not for this patient, or over a result of ours.
@@ -116,8 +125,11 @@ class WriteGuard:
         kind = interaction.resource_type or ""
         if interaction.resource_id and interaction.resource_id.startswith(OWN_IDS):
             raise ForbiddenError("this resource belongs to the service itself", code="guarded")
+        check_write_params(interaction, (*interaction.params, *conditions), decision, rights)
         if resource is not None:
-            self._check_body(interaction, decision, sight, resource)
+            self._check_body(interaction, decision, rights, sight, resource)
+        if interaction.kind in _MATCHING and kind in GUARDED:
+            await self._check_matches(kind, interaction.params)
         standing = await self._standing(interaction, decision)
         if standing is not None:
             if kind in GUARDED and _is_ours(standing):
@@ -129,10 +141,15 @@ class WriteGuard:
         elif decision.confined and interaction.kind is Kind.UPDATE and not rights.may("c", kind):
             raise ForbiddenError("no scope of the token allows 'c' on this type", code="scope")
         if interaction.kind in (Kind.PATCH, Kind.CONDITIONAL_PATCH) and patch is not None:
-            _check_patch(patch, kind, decision)
+            _check_patch(patch, kind, decision, rights, sight)
 
     def _check_body(
-        self, interaction: Interaction, decision: Decision, sight: Sight, resource: Json
+        self,
+        interaction: Interaction,
+        decision: Decision,
+        rights: Rights,
+        sight: Sight,
+        resource: Json,
     ) -> None:
         kind = interaction.resource_type
         if resource["resourceType"] != kind:
@@ -144,18 +161,37 @@ class WriteGuard:
             raise BadRequestError("the resource's id is not the one in the address")
         if kind in GUARDED and _is_ours(resource):
             raise ForbiddenError("only this service uses its identifiers", code="guarded")
-        if kind == "Subscription" and _masked(resource):
+        if kind == "Subscription":
+            self._check_subscription(resource)
+        if decision.confined and not sight.owned(resource, decision.rule):
+            raise ForbiddenError(
+                "the resource is not about a patient of this token", code="confinement"
+            )
+        for reference in references(resource):
+            check_reference(reference, decision, rights, sight)
+
+    def _check_subscription(self, resource: Json) -> None:
+        if _masked(resource):
             raise UnprocessableError(
                 "channel.header was masked when this was read: give it again", code="masked"
             )
-        if decision.confined:
-            if not sight.owned(resource, decision.rule):
-                raise ForbiddenError(
-                    "the resource is not about a patient of this token", code="confinement"
-                )
-            # HAPI would look for what such a reference matches, among all patients.
-            if any("?" in reference for reference in _references(resource)):
-                raise ForbiddenError("references may not be searches", code="confinement")
+        channel = resource.get("channel")
+        endpoint = channel.get("endpoint") if isinstance(channel, dict) else None
+        if endpoint is not None:
+            # The FHIR server calls it, from inside of the network.
+            self._check_address(str(endpoint))
+
+    async def _check_matches(self, kind: str, params: Params) -> None:
+        """Refuse a conditional form that would change a result of ours."""
+        try:
+            found = await self._upstream.get_json(f"/{kind}", encode_params(params))
+        except UpstreamError as error:
+            raise BadRequestError("the condition cannot be searched") from error
+        resources = [entry.get("resource") for entry in (found or {}).get("entry", [])]
+        if any(isinstance(item, dict) and _is_ours(item) for item in resources):
+            raise ForbiddenError(
+                "results of this service are changed by $review only", code="guarded"
+            )
 
     async def _standing(self, interaction: Interaction, decision: Decision) -> Json | None:
         """What stands at the address, when somebody must know it."""
@@ -178,19 +214,7 @@ def _masked(resource: Json) -> bool:
     return isinstance(channel, dict) and bool(channel.get("_header"))
 
 
-def _references(value: object) -> Iterator[str]:
-    if isinstance(value, dict):
-        reference = value.get("reference")
-        if isinstance(reference, str):
-            yield reference
-        for item in value.values():
-            yield from _references(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _references(item)
-
-
-def _check_patch(patch: bytes, kind: str, decision: Decision) -> None:
+def _check_patch(patch: bytes, kind: str, decision: Decision, rights: Rights, sight: Sight) -> None:
     try:
         steps = orjson.loads(patch)
     except orjson.JSONDecodeError as error:
@@ -198,6 +222,8 @@ def _check_patch(patch: bytes, kind: str, decision: Decision) -> None:
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         raise BadRequestError("a JSON Patch is an array of operations (RFC 6902)")
     for step in steps:
+        for reference in _patched_references(step):
+            check_reference(reference, decision, rights, sight)
         for key in ("path", "from"):
             path = step.get(key)
             if path is None:
@@ -211,12 +237,26 @@ def _check_patch(patch: bytes, kind: str, decision: Decision) -> None:
                 )
 
 
-def patch_body(body: bytes, headers: Mapping[str, str], decision: Decision, kind: str) -> bytes:
-    """The body of a PATCH that must be looked into.
+def _patched_references(step: Json) -> list[str]:
+    """References that a step of a JSON Patch writes.
+
+    Raises:
+        ForbiddenError: it makes one out of another element, which nobody looked at.
+    """
+    value, found = step.get("value"), list(references(step.get("value")))
+    if str(step.get("path", "")).rstrip("/").rpartition("/")[2] == "reference":
+        if step.get("op") in ("copy", "move"):
+            raise ForbiddenError("a patch may not copy into a reference", code="confinement")
+        found += [value] if isinstance(value, str) else []
+    return found
+
+
+def patch_body(body: bytes, headers: Mapping[str, str]) -> bytes:
+    """The body of a PATCH.
 
     Raises:
         UnsupportedMediaType: it is not a JSON Patch, and the others cannot be checked.
     """
-    if (decision.confined or kind in GUARDED) and media_type(headers) not in _PATCH_JSON:
+    if media_type(headers) not in _PATCH_JSON:
         raise UnsupportedMediaType("a patch must be application/json-patch+json here")
     return body

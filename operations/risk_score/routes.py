@@ -67,6 +67,7 @@ def risk_score_router(service: RiskScoreService) -> APIRouter:
         asked = await _asked(request, "type")
         if asked.subject is not None:
             access.require_patient(asked.subject)
+            access.require("r", "RiskAssessment")
         if asked.persist:
             return await run_in_threadpool(_kept_for_subject, service, asked, access)
         # Nothing here waits for a server, so no thread is needed.
@@ -104,9 +105,9 @@ def _kept_for_subject(service: RiskScoreService, asked: Asked, access: Access) -
 
 def _access(request: Request, patient_id: str | None) -> Access:
     access: Access = request.scope[SCOPE_KEY]
-    access.require("r", "RiskAssessment")
     if patient_id is not None:
         access.require_patient(patient_id)
+    access.require("r", "RiskAssessment")
     return access
 
 
