@@ -81,7 +81,7 @@ def _clean(value: Json, sight: Sight) -> bool:
     """Take out of an answer what may not be seen; whether there was anything."""
     if value.get("resourceType") == "Bundle":
         return _clean_bundle(value, sight)
-    if not sight.shows(value):
+    if not sight.shows_asked(value, "r"):
         raise NotFoundError("no such resource for this token", code="resource-not-found")
     return redact(value)
 
@@ -110,7 +110,10 @@ def _shown(entry: Json, sight: Sight) -> bool:
     resource = entry.get("resource")
     # An entry of a history without a resource tells that something was deleted, and of whom
     # cannot be told any more.
-    return isinstance(resource, dict) and sight.shows(resource)
+    if not isinstance(resource, dict):
+        return False
+    match = entry.get("search", {}).get("mode") == "match"
+    return sight.shows_asked(resource, "s") if match else sight.shows(resource)
 
 
 def _clean_reply(entry: Json, sight: Sight) -> bool:

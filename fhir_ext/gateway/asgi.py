@@ -22,6 +22,9 @@ Headers = list[tuple[bytes, bytes]]
 #: Answers shorter than this (bytes) are not worth compressing.
 COMPRESS_FROM = 1400
 
+#: Longest wait (s) for a caller that does not read; its answer holds a connection of ours.
+SLOWEST_READER = 60.0
+
 #: zlib: gzip wrapper (RFC 1952) around the largest window.
 _GZIP = 16 + zlib.MAX_WBITS
 
@@ -164,12 +167,16 @@ class Answer:
         send: of ASGI.
         common: headers that every answer of this request has (security, CORS, request id).
         gzip: whether the caller takes gzip.
+        patience: longest wait (s) for a caller that does not read what was sent.
     """
 
-    __slots__ = ("_gzip", "_send", "_zip", "common", "started", "status")
+    __slots__ = ("_gzip", "_patience", "_sending", "_zip", "common", "started", "status")
 
-    def __init__(self, send: Send, common: Headers, gzip: bool) -> None:
-        self._send, self.common, self._gzip = send, common, gzip
+    def __init__(
+        self, send: Send, common: Headers, gzip: bool, patience: float = SLOWEST_READER
+    ) -> None:
+        self._sending, self.common, self._gzip = send, common, gzip
+        self._patience = patience
         self._zip: Any = None
         self.started = False
         self.status = 0
@@ -206,6 +213,18 @@ class Answer:
         if self._zip:
             body = self._zip.compress(body) + self._zip.flush()
         await self._send({"type": "http.response.body", "body": body})
+
+    async def _send(self, message: Message) -> None:
+        """Send a piece; the server lets us wait while the caller does not read.
+
+        Raises:
+            Disconnected: it waited for too long.
+        """
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._sending(message)
+        except TimeoutError as error:
+            raise Disconnected from error
 
     async def _start(self, status: int, headers: Headers) -> None:
         if self._gzip:

@@ -156,6 +156,10 @@ class BundleGuard:
             if resource is not None and not isinstance(resource, dict):
                 raise BadRequestError("an entry's resource is not a resource")
             await self._write(interaction, entry, rights, sight)
+        elif decision.restriction:
+            raise BadRequestError(
+                "ask for this alone: its scope has a restriction", code="in-bundle"
+            )
         elif interaction.kind is Kind.SEARCH_TYPE:
             if decision.confined and interaction.resource_type == "Provenance":
                 # Its targets must be looked at first.
@@ -163,8 +167,6 @@ class BundleGuard:
             params = confined_params(
                 params, interaction.resource_type or "", decision, rights, sight
             )
-        elif decision.restriction:
-            raise BadRequestError("read this alone: its scope has a restriction", code="in-bundle")
         if not decision.unlimited and interaction.kind not in WRITES:
             # Answered without the resource that is to be checked.
             for name in ("ifMatch", "ifModifiedSince", "ifNoneMatch"):

@@ -125,7 +125,9 @@ def check_params(params: Params, decision: Decision, rights: Rights) -> None:
 
 
 def _chain_allowed(name: str, rights: Rights) -> bool:
-    return bool(_PATIENT_CHAIN.fullmatch(name)) and rights.may("s", "Patient")
+    searched = rights.decision_on("s", "Patient")
+    allowed = searched is not None and not searched.restriction
+    return allowed and bool(_PATIENT_CHAIN.fullmatch(name))
 
 
 def _refused(what: str) -> ForbiddenError:

@@ -311,13 +311,15 @@ class Door:
     ) -> None:
         kind = interaction.kind
         resource_type = interaction.resource_type or ""
+        if decision.restriction and kind in (Kind.READ, Kind.SEARCH_TYPE):
+            sight.restricted = resource_type
         if kind is Kind.READ and resource_type == "OperationDefinition":
             definition = self._parts.operations.get(interaction.resource_id or "")
             if definition is not None:
                 await self._show(exchange, dumps(definition))
                 return
         if kind is Kind.PAGE:
-            params = self._links.check_page(interaction.params, rights.grant)
+            params, sight.restricted = self._links.check_page(interaction.params, rights.grant)
             await self._relay.checked(exchange, interaction, encode_params(params), sight)
         elif kind is Kind.BUNDLE:
             await self._bundle(exchange, interaction, rights, sight)

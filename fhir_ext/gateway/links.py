@@ -21,6 +21,7 @@ from fhir_ext.gateway.interaction import Params
 
 #: Parameter of ours that carries the signature; never passed on.
 SIGNATURE = "_fx-page"
+_SIGNATURE_LENGTH = 32
 
 #: The look behind stands after the literal, which the search then jumps to.
 _PAGE = re.compile(rb'_getpages=(?<=[?&]_getpages=)([A-Za-z0-9\-]{1,64})(?=[&"])')
@@ -93,36 +94,47 @@ class Links:
 
     # Pages
 
-    def sign_pages(self, body: bytes, grant: Grant) -> bytes:
-        """Sign every link to a page in (the beginning of) an answer."""
+    def sign_pages(self, body: bytes, grant: Grant, restricted: str = "") -> bytes:
+        """Sign every link to a page in (the beginning of) an answer.
+
+        Args:
+            restricted: type that was searched under a scope with a restriction.
+        """
         if b"_getpages=" not in body:
             return body
 
         def signed(match: re.Match[bytes]) -> bytes:
-            signature = self._signature(match[1].decode(), grant)
-            return match[0] + f"&{SIGNATURE}={signature}".encode()
+            signature = self._signature(match[1].decode(), grant, restricted)
+            return match[0] + f"&{SIGNATURE}={restricted}{signature}".encode()
 
         return _PAGE.sub(signed, body)
 
-    def check_page(self, params: Params, grant: Grant) -> Params:
-        """The parameters of a page without our signature.
+    def check_page(self, params: Params, grant: Grant) -> tuple[Params, str]:
+        """The parameters of a page without our signature, and `restricted` of `sign_pages`.
 
         Raises:
             ForbiddenError: the link was not made for this grant.
         """
         pages = [value for name, value in params if name == "_getpages"]
         given = [value for name, value in params if name == SIGNATURE]
+        # The signature is lower case hex, and a type begins with a capital.
+        restricted = given[0][:-_SIGNATURE_LENGTH] if len(given) == 1 else ""
         if (
             len(pages) != 1
             or len(given) != 1
-            or not hmac.compare_digest(given[0], self._signature(pages[0], grant))
+            or not given[0].isascii()
+            or not hmac.compare_digest(
+                given[0], restricted + self._signature(pages[0], grant, restricted)
+            )
         ):
             raise ForbiddenError("this link to a page was not made for this token", code="page")
-        return tuple((name, value) for name, value in params if name != SIGNATURE)
+        rest = tuple((name, value) for name, value in params if name != SIGNATURE)
+        return rest, restricted
 
-    def _signature(self, search_id: str, grant: Grant) -> str:
-        text = "\n".join((search_id, *_identity(grant)))
-        return hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()[:32]
+    def _signature(self, search_id: str, grant: Grant, restricted: str) -> str:
+        text = "\n".join((search_id, restricted, *_identity(grant)))
+        digest = hmac.new(self._secret, text.encode(), hashlib.sha256).hexdigest()
+        return digest[:_SIGNATURE_LENGTH]
 
 
 def _identity(grant: Grant) -> Iterator[str]:

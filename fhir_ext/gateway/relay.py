@@ -199,7 +199,7 @@ class Relay:
             content = _outcome_only(content, status)
         if complete is not None and status < 300:
             content = complete(content)
-        content = self._links.sign_pages(self._links.outward(content), grant)
+        content = self._links.sign_pages(self._links.outward(content), grant, sight.restricted)
         self.note(exchange, status)
         await exchange.answer.whole(status, head, content)
 

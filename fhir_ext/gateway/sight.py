@@ -23,12 +23,14 @@ class Sight:
         members: patients of the grant's programs; needed where a rule says PROGRAMS.
     """
 
-    __slots__ = ("_allowed", "_members", "_rights", "_trails", "_types")
+    __slots__ = ("_allowed", "_members", "_rights", "_trails", "_types", "restricted")
 
     def __init__(self, rights: Rights, members: frozenset[str] = frozenset()) -> None:
         self._rights, self._members = rights, members
         self._types: dict[str, Rule] = {}
         self._trails: frozenset[str] = frozenset()
+        #: Type that was asked for under a scope with a restriction.
+        self.restricted = ""
         patient = rights.grant.patient
         self._allowed = frozenset((patient,)) if patient else frozenset()
 
@@ -55,9 +57,23 @@ class Sight:
         in it otherwise, for example as a performer, does not hide it.
         """
         kind = resource.get("resourceType", "")
-        if kind in _ABOUT_ANSWERS:
-            return True
-        rule = self._rule(kind)
+        return kind in _ABOUT_ANSWERS or self._within(resource, kind, self._rule(kind))
+
+    def shows_asked(self, resource: Json, letter: str) -> bool:
+        """Like `shows`, for what was asked for itself and did not come along.
+
+        The FHIR server keeps it to the restriction of the scope.
+
+        Args:
+            letter: `r` or `s`, by which it was asked for.
+        """
+        kind = resource.get("resourceType", "")
+        decision = self._rights.decision_on(letter, kind) if kind == self.restricted else None
+        if decision is None:
+            return self.shows(resource)
+        return self._within(resource, kind, decision.rule)
+
+    def _within(self, resource: Json, kind: str, rule: Rule) -> bool:
         if kind == "Device" and rule is not Rule.DENY:
             # A model or a scanner belongs to nobody; one that is affixed to a patient is
             # shown to who may see the patient.

@@ -192,8 +192,11 @@ class ReviewService:
         if kind != "Patient":
             raise UnprocessableError("the Task asks for no review", code="not-a-review")
         allow(patient_id)
+        # Only we give a Task this identifier. Others write Tasks of their own, which would
+        # point at results of any patient.
+        ours = any(i.get("system") == codes.INFERENCE_KEY for i in task.get("identifier", []))
         asked = {c.get("code") for c in task.get("code", {}).get("coding", [])}
-        if codes.TASK_TYPE.coding("review-ai-result").code not in asked:
+        if not ours or codes.TASK_TYPE.coding("review-ai-result").code not in asked:
             raise UnprocessableError("the Task asks for no review", code="not-a-review")
         return task
 

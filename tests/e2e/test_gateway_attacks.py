@@ -7,12 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
-from access_world import CODE, CODES, MATE, OTHER, OWN, PREFIX, World, mark, observation, reference
+from access_world import (
+    CODE,
+    CODES,
+    MATE,
+    OTHER,
+    OWN,
+    PREFIX,
+    World,
+    mark,
+    observation,
+    reference,
+    task,
+)
 from dangerous_forms import extras
 from tokens import Tokens
 
 from fhir_ext.gateway.writes import OWN_IDENTIFIERS
 from fhir_ext.issuer.flows import login
+from fhir_ext.resources.codes import TASK_TYPE
 
 if TYPE_CHECKING:
     from fhir_ext.cli.tree import Tree
@@ -327,6 +340,30 @@ def test_odd_json(gateway: Gateway, confined: str, value: str, bundle: bool) -> 
     assert answer.status_code < 500, answer.text
 
 
+def test_a_task_of_others_reviews_nothing(gateway: Gateway, world: World) -> None:
+    """A Task about the own patient that points at the result of another."""
+    panel = {**observation(OTHER, f"{PREFIX}panel"), "status": "preliminary"}
+    world.put(panel)
+    forged = {**task(OWN), "id": f"{PREFIX}forged"}
+    world.put(forged)
+    token, path = gateway.token("radiologist", "user/*.cruds"), f"Task/{PREFIX}forged"
+    forged["focus"] = {"reference": f"Observation/{PREFIX}panel"}
+    forged["code"] = {"coding": [{"system": TASK_TYPE.url, "code": "review-ai-result"}]}
+    written = gateway.ask(token, path, "PUT", forged)
+    assert written.status_code == 200
+    reject = {
+        "resourceType": "Parameters",
+        "parameter": [
+            {"name": "outcome", "valueCode": "reject"},
+            {"name": "reason", "valueCodeableConcept": {"text": "x"}},
+        ],
+    }
+    tag = written.headers["ETag"]
+    assert gateway.ask(token, f"{path}/$review", "POST", reject, If_Match=tag).status_code == 422
+    assert gateway.ask(token, f"{path}/$claim", "POST").status_code == 422
+    assert world.read(f"Observation/{PREFIX}panel")["status"] == "preliminary"
+
+
 # Tokens with several scopes
 
 
@@ -348,6 +385,25 @@ def test_a_restricted_scope_does_not_widen_another(gateway: Gateway, world: Worl
     token = _mixed(gateway, "patient/Observation.rs user/Observation.s?category=nothing")
     assert gateway.ask(token, f"Observation/{PREFIX}obs-{OWN}").status_code == 200
     assert gateway.ask(token, f"Observation/{PREFIX}obs-{MATE}").status_code == 404
+
+
+@pytest.mark.parametrize("scope", ["patient/Observation.rs?status=final", "user/*.rs?status=final"])
+def test_a_restricted_scope_shows_what_it_names(gateway: Gateway, world: World, scope: str) -> None:
+    world.put({**observation(OWN, f"{PREFIX}obs-draft"), "status": "preliminary"})
+    token = (
+        _mixed(gateway, scope) if scope.startswith("patient") else gateway.token("clinician", scope)
+    )
+    found, path = set(), f"Observation?code={CODES}|{CODE}&_count=1&_include=Observation:has-member"
+    while path:
+        page = gateway.ask(token, path).json()
+        found |= {entry["resource"]["id"] for entry in page.get("entry", [])}
+        following = [link["url"] for link in page["link"] if link["relation"] == "next"]
+        path = following[0].removeprefix(f"{gateway.base}") if following else ""
+    assert f"{PREFIX}obs-{OWN}" in found
+    assert found.isdisjoint({f"{PREFIX}obs-draft", f"{PREFIX}obs-{OTHER}"})
+    assert gateway.ask(token, f"Observation/{PREFIX}obs-{OWN}").status_code == 200
+    for name in ("obs-draft", f"obs-{OTHER}"):
+        assert gateway.ask(token, f"Observation/{PREFIX}{name}").status_code == 404
 
 
 def test_an_operation_does_not_redirect(gateway: Gateway, world: World) -> None:

@@ -91,9 +91,14 @@ def test_a_page_link_holds_for_the_grant_that_searched() -> None:
     query = signed.partition("?")[2].rstrip('"}')
     params = parse_params(query)
     assert [name for name, _ in params].count(SIGNATURE) == 1
-    assert LINKS.check_page(params, grant()) == parse_params(
-        "_getpages=ab-1&_getpagesoffset=20&_count=20"
-    )
+    rest = parse_params("_getpages=ab-1&_getpagesoffset=20&_count=20")
+    assert LINKS.check_page(params, grant()) == (rest, "")
+    # The type that a restricted scope searched is part of what is signed.
+    restricted = LINKS.sign_pages(body, grant(), "Task").decode().partition("?")[2].rstrip('"}')
+    assert LINKS.check_page(parse_params(restricted), grant()) == (rest, "Task")
+    for forged in (restricted.replace("=Task", "="), query.replace("_fx-page=", "_fx-page=Task")):
+        with pytest.raises(ForbiddenError):
+            LINKS.check_page(parse_params(forged), grant())
     # A refreshed token is the same grant.
     LINKS.check_page(params, grant(expires_at=3e9))
     for other in (
@@ -238,6 +243,14 @@ def test_a_long_answer_is_compressed_for_who_takes_it() -> None:
     assert head[b"content-encoding"] == b"gzip"
     assert gzip.decompress(sent[1]["body"]) == b"x" * 5000
     assert int(head[b"content-length"]) == len(sent[1]["body"])
+
+
+def test_a_caller_that_does_not_read_is_left() -> None:
+    async def send(_message: Any) -> None:
+        await asyncio.sleep(5)
+
+    with pytest.raises(Disconnected):
+        asyncio.run(Answer(send, [], False, patience=0.01).begin(200, []))
 
 
 def test_capabilities_are_added_and_nothing_is_dropped() -> None:
