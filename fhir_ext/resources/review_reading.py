@@ -73,8 +73,18 @@ def output_of(task: Json, code: str) -> Json:
     return {}
 
 
+def is_of_ours(task: Json) -> bool:
+    """Whether a Task asks about a result of ours: only we give it the identifier of one.
+
+    Others write Tasks too, with our codes if they like, which may point at anybody's results.
+    """
+    return any(i.get("system") == codes.INFERENCE_KEY for i in task.get("identifier", []))
+
+
 def outcome_of(task: Json) -> str | None:
     """Code in `codes.REVIEW_OUTCOME`; None when the Task is not decided by us."""
+    if not is_of_ours(task):
+        return None
     concept = output_of(task, "outcome").get("valueCodeableConcept", {})
     found = (c["code"] for c in concept.get("coding", []) if c["code"] in codes.REVIEW_OUTCOME)
     return next(found, None)

@@ -29,6 +29,7 @@ from fhir_ext.resources.codes import concept
 from fhir_ext.resources.context import instant
 from fhir_ext.resources.review import UNSIGNED, Decision, Reviewed, Reviewer, review_bundle
 from fhir_ext.resources.review_reading import (
+    is_of_ours,
     outcome_of,
     output_of,
     read_reviewed,
@@ -192,11 +193,8 @@ class ReviewService:
         if kind != "Patient":
             raise UnprocessableError("the Task asks for no review", code="not-a-review")
         allow(patient_id)
-        # Only we give a Task this identifier. Others write Tasks of their own, which would
-        # point at results of any patient.
-        ours = any(i.get("system") == codes.INFERENCE_KEY for i in task.get("identifier", []))
         asked = {c.get("code") for c in task.get("code", {}).get("coding", [])}
-        if not ours or codes.TASK_TYPE.coding("review-ai-result").code not in asked:
+        if not is_of_ours(task) or codes.TASK_TYPE.coding("review-ai-result").code not in asked:
             raise UnprocessableError("the Task asks for no review", code="not-a-review")
         return task
 

@@ -132,6 +132,20 @@ def test_rows_are_made_again_from_the_fhir_server(repository: Repository) -> Non
     assert repository.reviews() == [kept]
 
 
+def test_a_task_that_only_looks_decided_is_left_alone(repository: Repository) -> None:
+    """Whoever may write a Task could have results of any patient withdrawn from the archive."""
+    of = result(model=REGISTRY.manifest("lung-density").identity())
+    fhir = Paged(stored(of).store)
+    asked = request("modify", (member_id(of, "laa-950"), 3.5, "%"))
+    ReviewService(fhir, Queue(), REGISTRY, Metrics()).review(task_of(of), ANN, asked, "1", allow)
+    task = fhir.read("Task", task_of(of))
+    del task["identifier"], task["focus"], task["requester"]
+    fhir.put(task)
+    queue = Queue()
+    assert follow_reviews(fhir, queue, repository, timedelta()) == 1
+    assert (repository.reviews(), queue.chores) == ([], [])
+
+
 def test_tasks_decided_by_others_are_left_alone(repository: Repository) -> None:
     fhir = Paged()
     fhir.put({"resourceType": "Task", "id": "t-1", "status": "completed"})
