@@ -295,7 +295,7 @@ class IssuerSettings(Group):
 
 
 class OutgoingSettings(Group):
-    """Addresses that we may call because somebody else named them (JWKS, introspection)."""
+    """Addresses that may be called though others named them (JWKS, tokens, Subscriptions)."""
 
     hosts: tuple[str, ...] = Field(
         (), description="Hosts that may be called; any public one when empty."
