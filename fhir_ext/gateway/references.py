@@ -34,6 +34,27 @@ _CONDITIONS = frozenset(
 _SHAPING = frozenset({"_format", "_pretty", "_summary", "_elements"})
 
 
+def check_shape(value: object) -> None:
+    """Refuse JSON that the FHIR server reads in another way than it stands there.
+
+    HAPI takes a list within a list for its items, and a list for the only value of an element.
+
+    Raises:
+        BadRequestError: a list directly in a list, or a `reference` that is no text.
+    """
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            if not isinstance(item.get("reference", ""), str | dict):
+                raise BadRequestError("a reference is no text", code="not-a-resource")
+            waiting += item.values()
+        elif isinstance(item, list):
+            if any(isinstance(inner, list) for inner in item):
+                raise BadRequestError("a list stands in a list", code="not-a-resource")
+            waiting += item
+
+
 def references(value: object) -> Iterator[str]:
     """Every `Reference.reference` in a resource or a part of one, at any depth."""
     waiting = [value]

@@ -21,7 +21,12 @@ from fhir_ext.errors import (
 from fhir_ext.gateway.compartment import touches_compartment
 from fhir_ext.gateway.interaction import Interaction, Kind, Params
 from fhir_ext.gateway.paths import encode_params
-from fhir_ext.gateway.references import check_reference, check_write_params, references
+from fhir_ext.gateway.references import (
+    check_reference,
+    check_shape,
+    check_write_params,
+    references,
+)
 from fhir_ext.gateway.rights import Decision, Rights
 from fhir_ext.gateway.sight import Sight
 from fhir_ext.gateway.upstream import Upstream
@@ -152,6 +157,7 @@ class WriteGuard:
         resource: Json,
     ) -> None:
         kind = interaction.resource_type
+        check_shape(resource)
         if resource["resourceType"] != kind:
             raise BadRequestError("the resource is not of the type in the address")
         if (
@@ -176,7 +182,9 @@ class WriteGuard:
                 "channel.header was masked when this was read: give it again", code="masked"
             )
         channel = resource.get("channel")
-        endpoint = channel.get("endpoint") if isinstance(channel, dict) else None
+        if not isinstance(channel, dict):
+            raise BadRequestError("a Subscription has one channel", code="not-a-resource")
+        endpoint = channel.get("endpoint")
         if endpoint is not None:
             # The FHIR server calls it, from inside of the network.
             self._check_address(str(endpoint))
@@ -202,11 +210,19 @@ class WriteGuard:
 
 
 def _is_ours(resource: Json) -> bool:
-    identifiers = resource.get("identifier", [])
     return any(
-        isinstance(item, dict) and str(item.get("system", "")).startswith(OWN_IDENTIFIERS)
-        for item in (identifiers if isinstance(identifiers, list) else [identifiers])
+        isinstance(item, dict) and any(map(_is_own_system, _listed(item.get("system"))))
+        for item in _listed(resource.get("identifier"))
     )
+
+
+def _is_own_system(system: object) -> bool:
+    return str(system).strip().startswith(OWN_IDENTIFIERS)
+
+
+def _listed(value: object) -> list[Any]:
+    """A value as HAPI reads it: one that is not in a list is the only one."""
+    return value if isinstance(value, list) else [value]
 
 
 def _masked(resource: Json) -> bool:
@@ -243,10 +259,16 @@ def _patched_references(step: Json) -> list[str]:
     Raises:
         ForbiddenError: it makes one out of another element, which nobody looked at.
     """
-    value, found = step.get("value"), list(references(step.get("value")))
-    if str(step.get("path", "")).rstrip("/").rpartition("/")[2] == "reference":
+    value, path = step.get("value"), str(step.get("path", "")).rstrip("/")
+    check_shape(value)
+    found = list(references(value))
+    if "/reference/" in path:
+        raise ForbiddenError("a patch may not look into a reference", code="confinement")
+    if path.endswith("/reference"):
         if step.get("op") in ("copy", "move"):
             raise ForbiddenError("a patch may not copy into a reference", code="confinement")
+        if step.get("op") != "remove":
+            check_shape({"reference": value})
         found += [value] if isinstance(value, str) else []
     return found
 

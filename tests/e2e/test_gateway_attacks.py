@@ -193,8 +193,14 @@ def test_devices_and_provenances_of_ones_own(gateway: Gateway, world: World) -> 
             {"op": "add", "path": "/evidence", "value": [{"detail": [{"reference": "#x"}]}]},
             {"op": "copy", "from": "/note/0/text", "path": "/evidence/0/detail/0/reference"},
         ],
+        [{"op": "add", "path": "/evidence", "value": [{"detail": [{"reference": ["{}"]}]}]}],
+        [
+            {"op": "add", "path": "/evidence", "value": [{"detail": [{"reference": "#x"}]}]},
+            {"op": "replace", "path": "/evidence/0/detail/0/reference", "value": []},
+            {"op": "add", "path": "/evidence/0/detail/0/reference/-", "value": "{}"},
+        ],
     ],
-    ids=["add", "replace", "copy"],
+    ids=["add", "replace", "copy", "list", "piecewise"],
 )
 @pytest.mark.parametrize(
     "target", [f"Patient?{NAME}", f"Observation?patient=Patient/{OTHER}&code={CODE}"]
@@ -204,7 +210,7 @@ def test_a_patch_that_searches(
 ) -> None:
     filled = json.loads(json.dumps(steps).replace("{}", target))
     answer = gateway.ask(confined, OWN_COND, "PATCH", filled)
-    assert answer.status_code == 403, answer.text
+    assert answer.status_code in (400, 403), answer.text
     assert "evidence" not in world.read(OWN_COND)
 
 
@@ -223,6 +229,40 @@ def test_spellings_that_the_server_takes_for_a_patient(
     before = world.count(f"Condition?asserter=Patient/{OTHER}")
     assert gateway.ask(confined, "Condition", "POST", resource).status_code == 403
     assert world.count(f"Condition?asserter=Patient/{OTHER}") == before
+
+
+@pytest.mark.parametrize("target", [f"Patient/{OTHER}", f"Patient?{NAME}"])
+@pytest.mark.parametrize(
+    "shape", [{"reference": ["{}"]}, [{"reference": "{}"}], [{"reference": ["{}"]}]], ids=str
+)
+def test_lists_that_the_server_takes_apart(
+    gateway: Gateway, world: World, confined: str, shape: Any, target: str
+) -> None:
+    pointing = json.loads(json.dumps(shape).replace("{}", target))
+    before = world.count(f"Observation?performer=Patient/{OTHER}")
+    new = {**observation(OWN), "performer": [pointing]}
+    new.pop("id")
+    assert gateway.ask(confined, "Observation", "POST", new).status_code in (400, 403)
+    new = {**new, "performer": [], "subject": [[reference(OTHER)], reference(OWN)]}
+    assert gateway.ask(confined, "Observation", "POST", new).status_code == 400
+    assert world.count(f"Observation?performer=Patient/{OTHER}") == before
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    [
+        {"system": f"{OWN_IDENTIFIERS}x", "value": "1"},
+        [{"system": [f"{OWN_IDENTIFIERS}x"], "value": "1"}],
+        [[{"system": f"{OWN_IDENTIFIERS}x", "value": "1"}]],
+        [{"system": f" {OWN_IDENTIFIERS}x", "value": "1"}],
+    ],
+    ids=str,
+)
+def test_identifiers_of_ours_in_any_shape(gateway: Gateway, world: World, identifier: Any) -> None:
+    token = gateway.token("service", "system/*.cruds")
+    forged = {**task(OWN), "identifier": identifier}
+    forged.pop("id")
+    assert gateway.ask(token, "Task", "POST", forged).status_code in (400, 403)
 
 
 def test_whether_a_patient_exists(gateway: Gateway, world: World, confined: str) -> None:
@@ -309,6 +349,8 @@ def test_a_subscription_calls_no_such_address(
         "channel": {"type": "rest-hook", "endpoint": endpoint, "payload": "application/fhir+json"},
     }
     assert gateway.ask(token, "Subscription", "POST", subscription).status_code == 403
+    subscription["channel"] = [subscription["channel"]]
+    assert gateway.ask(token, "Subscription", "POST", subscription).status_code == 400
 
 
 @pytest.mark.parametrize("parameter", ["_cascade=delete", "_expunge=true", "_rewrite=1"])
