@@ -18,7 +18,7 @@ from fhir_ext.errors import FhirExtError, UpstreamError
 from fhir_ext.logs import event, get_logger, incident
 from fhir_ext.settings import IntakeSettings
 from fhir_ext.telemetry import Metrics
-from subscriptions.queue import CHORE_WORKFLOW
+from subscriptions.queue import CHORE_WORKFLOW, chore_options
 
 log = get_logger(__name__)
 
@@ -58,33 +58,44 @@ class Chores:
         """Make the workflow known to DBOS; before `DBOS.launch`."""
 
         @DBOS.workflow(name=CHORE_WORKFLOW, max_recovery_attempts=RECOVERY_ATTEMPTS)
-        def chore(name: str, key: str, payload: Json) -> str:
-            return self.run(name, key, payload)
+        def chore(name: str, key: str, payload: Json, attempt: int = 0) -> str:
+            return self.run(name, key, payload, attempt)
 
-    def run(self, name: str, key: str, payload: Json) -> str:
-        """Do one chore; the returned word is `done` or `parked`."""
-        delay, waited = self.intake.upstream_retry, timedelta()
-        while True:
-            answer = DBOS.run_step({"name": name}, self._guarded, name, payload)
-            if answer["outcome"] == "done":
-                return "done"
-            if answer["outcome"] == "park" or waited >= self.intake.upstream_give_up:
-                code, text = answer["code"], answer["message"]
-                return self._parked(name, key, payload, code, text)
-            DBOS.sleep(delay.total_seconds())
-            waited += delay
-            delay = min(delay * 2, LONGEST_WAIT)
+    def run(self, name: str, key: str, payload: Json, attempt: int = 0) -> str:
+        """Try one chore; the returned word is `done`, `waiting` or `parked`.
 
-    def _parked(self, name: str, key: str, payload: Json, code: str, text: str) -> str:
-        """Keep it, and write the Task, however long the server of Tasks stays away."""
-        delay = self.intake.upstream_retry
+        Args:
+            attempt: how often it was put back because a server was down.
+        """
+        answer = DBOS.run_step({"name": name}, self._guarded, name, payload)
+        if answer["outcome"] == "done":
+            return "done"
+        delay, waited = self._waits(attempt)
+        if answer["outcome"] == "retry" and waited < self.intake.upstream_give_up:
+            return self._put_back(name, key, payload, attempt, delay)
+        code, text = answer["code"], answer["message"]
         DBOS.run_step({"name": "keep"}, self.keep, name, key, payload, code)
-        while True:
-            answer = DBOS.run_step({"name": "park"}, self._park, name, key, code, text)
-            if answer["outcome"] != "retry":
-                return "parked"
-            DBOS.sleep(delay.total_seconds())
-            delay = min(delay * 2, LONGEST_WAIT)
+        parked = DBOS.run_step({"name": "park"}, self._park, name, key, code, text)
+        if parked["outcome"] == "retry":
+            # However long the server of Tasks stays away.
+            return self._put_back(name, key, payload, attempt, delay)
+        return "parked"
+
+    def _waits(self, attempt: int) -> tuple[timedelta, timedelta]:
+        """The next wait, and the sum of those before; a clock would decide a replay otherwise."""
+        first = self.intake.upstream_retry
+        waits = [min(first * 2 ** min(n, 16), LONGEST_WAIT) for n in range(attempt + 1)]
+        return waits[-1], sum(waits[:-1], timedelta())
+
+    def _put_back(self, name: str, key: str, payload: Json, attempt: int, delay: timedelta) -> str:
+        """Come back later, without holding a place in the worker.
+
+        Two chores that wait in their places for a server that refuses them for days would
+        otherwise stop all others.
+        """
+        options = chore_options(name, key, attempt + 1, delay)
+        DBOS.enqueue_workflow_with_options(options, name, key, payload, attempt + 1)
+        return "waiting"
 
     def _guarded(self, name: str, payload: Json) -> Json:
         try:
@@ -92,6 +103,7 @@ class Chores:
                 self.handlers[name](payload)
         except UpstreamError as error:
             self.metrics.retry(name, error.code)
+            event(log, "step-retried", step=name, code=error.code)
             return {"outcome": "retry", "code": error.code, "message": error.message}
         except FhirExtError as error:
             return {"outcome": "park", "code": error.code, "message": error.message}

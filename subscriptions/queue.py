@@ -99,6 +99,26 @@ def enqueue_options(message: StudyMessage, delay: timedelta | None = None) -> En
     return options
 
 
+def chore_options(
+    name: str, key: str, attempt: int = 0, delay: timedelta | None = None
+) -> EnqueueOptions:
+    """Options of one enqueue of a chore.
+
+    Args:
+        attempt: how often it was put back.
+    """
+    options = EnqueueOptions(
+        queue_name=CHORE_QUEUE,
+        workflow_name=CHORE_WORKFLOW,
+        workflow_id=f"{name}/{key}" + (f"/attempt-{attempt}" if attempt else ""),
+        app_version=WORKFLOW_VERSION,
+        application_name=APPLICATION,
+    )
+    if delay is not None:
+        options["delay_seconds"] = delay.total_seconds()
+    return options
+
+
 #: Between the key of a chore and how often a human has had it tried.
 RETRY_MARK: Final = "~"
 
@@ -175,14 +195,7 @@ class WorkQueue:
         Returns:
             The workflow id.
         """
-        options = EnqueueOptions(
-            queue_name=CHORE_QUEUE,
-            workflow_name=CHORE_WORKFLOW,
-            workflow_id=f"{name}/{key}",
-            app_version=WORKFLOW_VERSION,
-            application_name=APPLICATION,
-        )
-        self._client.enqueue(options, name, key, dict(payload))
+        self._client.enqueue(chore_options(name, key), name, key, dict(payload))
         return f"{name}/{key}"
 
     def waiting(self) -> Sequence[WorkflowStatus]:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -121,6 +122,21 @@ class TestOneWorker:
         wait_for(lambda: len(tries) == 3 and not queue.waiting_chores())
         assert tries == [{"a": [1]}] * 3
         assert parked_chore_id("flaky", "k") not in tasks.stored
+
+    def test_those_that_wait_for_a_server_hold_up_nobody(self, queue, handlers) -> None:
+        back, done = threading.Event(), []
+
+        def away(payload: Json) -> None:
+            if not back.is_set():
+                raise UpstreamUnavailable("down")
+
+        handlers["away"], handlers["here"] = away, done.append
+        for number in range(5):
+            queue.enqueue_chore("away", str(number), {})
+        queue.enqueue_chore("here", "k", {"a": 1})
+        wait_for(lambda: done)
+        back.set()
+        wait_for(lambda: not queue.waiting_chores())
 
     @pytest.mark.parametrize(
         ("handler", "code"),
