@@ -37,6 +37,12 @@ CHART = (
 #: What the app gives, because no chart says that something is not there.
 GIVEN = {"smoker": False, "diabetes": False, "bp-treated": True, "statin": False}
 
+#: What it gives besides for a patient of whom the archive's headers do not say it.
+UNSAID: dict[str, Json] = {
+    "age": {"valueQuantity": {"value": 60, "unit": "years", "system": UCUM, "code": "a"}},
+    "sex": {"valueCode": "female"},
+}
+
 #: The reviewer's value (%) in place of the machine's low attenuation area.
 HUMAN_VALUE = 4.5
 
@@ -121,7 +127,7 @@ def show_calls(
     patient = study["subject"]["reference"].removeprefix("Patient/")
     _prepare(parts, patient)
     say("an app with a token asks for a risk score; the same with a scope too few")
-    _risk_score(calls, urls, patient)
+    _risk_score(calls, urls, parts.fhir.read("Patient", patient))
     say("a radiologist corrects one number of the model")
     _review(calls, urls, parts, archive, cases[0], patient)
     return calls
@@ -160,17 +166,19 @@ def _prepare(parts: Parts, patient: str) -> None:
         )
 
 
-def _risk_score(calls: Calls, urls: dict[str, str], patient: str) -> None:
-    path = f"/Patient/{patient}/$risk-score"
+def _risk_score(calls: Calls, urls: dict[str, str], patient: Json) -> None:
+    path = f"/Patient/{patient['id']}/$risk-score"
+    values: dict[str, Json] = {name: {"valueBoolean": value} for name, value in GIVEN.items()}
+    if "birthDate" not in patient:
+        values["age"] = UNSAID["age"]
+    if patient.get("gender") not in ("female", "male"):
+        values["sex"] = UNSAID["sex"]
     given = [
         {
             "name": "input",
-            "part": [
-                {"name": "name", "valueCode": name},
-                {"name": "value", "valueBoolean": value},
-            ],
+            "part": [{"name": "name", "valueCode": name}, {"name": "value", **value}],
         }
-        for name, value in GIVEN.items()
+        for name, value in values.items()
     ]
     body = {
         "resourceType": "Parameters",
