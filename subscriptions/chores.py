@@ -15,10 +15,11 @@ from typing import Any
 from dbos import DBOS
 
 from fhir_ext.errors import FhirExtError, UpstreamError
-from fhir_ext.logs import event, get_logger, incident
+from fhir_ext.logs import event, get_logger
 from fhir_ext.settings import IntakeSettings
 from fhir_ext.telemetry import Metrics
 from subscriptions.queue import CHORE_WORKFLOW, chore_options
+from subscriptions.tries import LONGEST_WAIT, RECOVERY_ATTEMPTS, try_once, waits
 
 log = get_logger(__name__)
 
@@ -32,9 +33,6 @@ Keep = Callable[[str, str, Json, str], None]
 
 #: Writes the Task of a chore that cannot be done: (name, key, code, text, when).
 Park = Callable[[str, str, str, str, datetime], object]
-
-LONGEST_WAIT = timedelta(seconds=30)
-RECOVERY_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +68,7 @@ class Chores:
         answer = DBOS.run_step({"name": name}, self._guarded, name, payload)
         if answer["outcome"] == "done":
             return "done"
-        delay, waited = self._waits(attempt)
+        delay, waited = waits(self.intake.upstream_retry, LONGEST_WAIT, attempt)
         if answer["outcome"] == "retry" and waited < self.intake.upstream_give_up:
             return self._put_back(name, key, payload, attempt, delay)
         code, text = answer["code"], answer["message"]
@@ -80,12 +78,6 @@ class Chores:
             # However long the server of Tasks stays away.
             return self._put_back(name, key, payload, attempt, delay)
         return "parked"
-
-    def _waits(self, attempt: int) -> tuple[timedelta, timedelta]:
-        """The next wait, and the sum of those before; a clock would decide a replay otherwise."""
-        first = self.intake.upstream_retry
-        waits = [min(first * 2 ** min(n, 16), LONGEST_WAIT) for n in range(attempt + 1)]
-        return waits[-1], sum(waits[:-1], timedelta())
 
     def _put_back(self, name: str, key: str, payload: Json, attempt: int, delay: timedelta) -> str:
         """Come back later, without holding a place in the worker.
@@ -98,20 +90,7 @@ class Chores:
         return "waiting"
 
     def _guarded(self, name: str, payload: Json) -> Json:
-        try:
-            with self.metrics.step(name):
-                self.handlers[name](payload)
-        except UpstreamError as error:
-            self.metrics.retry(name, error.code)
-            event(log, "step-retried", step=name, code=error.code)
-            return {"outcome": "retry", "code": error.code, "message": error.message}
-        except FhirExtError as error:
-            return {"outcome": "park", "code": error.code, "message": error.message}
-        except Exception as error:  # noqa: BLE001  a bug parks its chore and the worker lives on
-            number = incident(log, "step-failed", error, step=name)
-            text = f"incident {number} in the log"
-            return {"outcome": "park", "code": "internal", "message": text}
-        return {"outcome": "done"}
+        return try_once(name, self.metrics, lambda: self.handlers[name](payload))
 
     def _park(self, name: str, key: str, code: str, text: str) -> Json:
         try:

@@ -22,7 +22,6 @@ from dbos import DBOS
 from pydantic import TypeAdapter
 from sqlalchemy.exc import SQLAlchemyError
 
-from fhir_ext.errors import FhirExtError, UpstreamError
 from fhir_ext.logs import event, get_logger, incident, study_ref
 from fhir_ext.resources.ids import result_id
 from fhir_ext.settings import IntakeSettings
@@ -38,17 +37,14 @@ from subscriptions.queue import (
     StudyMessage,
     enqueue_options,
 )
+from subscriptions.tries import LONGEST_WAIT, RECOVERY_ATTEMPTS, try_once, waits
 
 log = get_logger(__name__)
 
 Json = dict[str, Any]
 
-#: Longest pause between two tries of a step or of an incomplete study.
-LONGEST_WAIT = timedelta(seconds=30)
+#: Longest pause between two looks at an incomplete study.
 LONGEST_INCOMPLETE_WAIT = timedelta(minutes=5)
-
-#: How often a workflow whose worker dies is taken up again before a human must look.
-RECOVERY_ATTEMPTS = 3
 
 _prepared = TypeAdapter(Prepared)
 _job = TypeAdapter(SeriesJob)
@@ -165,14 +161,9 @@ class StudyWorkflow:
 
     def _put_back(self, message: StudyMessage, prepared: Prepared) -> str:
         """Come back to an incomplete study later, without holding a place in the worker."""
-        first, give_up = self.intake.incomplete_retry, self.intake.incomplete_give_up
-        delay = min(first * 2 ** min(message.attempt, 16), LONGEST_INCOMPLETE_WAIT)
-        # The sum of all waits so far; a clock would make a replay decide otherwise.
-        waited = sum(
-            (min(first * 2 ** min(n, 16), LONGEST_INCOMPLETE_WAIT) for n in range(message.attempt)),
-            timedelta(),
-        )
-        if waited >= give_up:
+        first, longest = self.intake.incomplete_retry, LONGEST_INCOMPLETE_WAIT
+        delay, waited = waits(first, longest, message.attempt)
+        if waited >= self.intake.incomplete_give_up:
             raise _Parked("prepare", prepared.reason, prepared.detail)
         following = replace(message, attempt=message.attempt + 1)
         DBOS.enqueue_workflow_with_options(enqueue_options(following, delay), following.as_json())
@@ -202,29 +193,21 @@ class StudyWorkflow:
         self, message: StudyMessage, name: str, function: Callable[..., Any], args: tuple[Any, ...]
     ) -> Json:
         """One try of a step as a value: done, try again, or give up. Never an exception."""
+
+        def traced() -> Any:
+            with step_span(name, message.carrier):
+                return function(*args)
+
         begin = time.perf_counter()
-        try:
-            with step_span(name, message.carrier), self.metrics.step(name):
-                value = function(*args)
-        except UpstreamError as error:
-            self._note(message, state="waiting", step=name, reason=error.code)
-            self.metrics.retry(name, error.code)
-            event(log, "step-retried", step=name, code=error.code)
-            return {"outcome": "retry", "code": error.code, "message": error.message}
-        except FhirExtError as error:
-            return {"outcome": "park", "code": error.code, "message": error.message}
-        except Exception as error:  # noqa: BLE001  a bug parks its study and the worker lives on
-            number = incident(log, "step-failed", error, step=name)
-            return {
-                "outcome": "park",
-                "code": "internal",
-                "message": f"incident {number} in the log",
-            }
-        seconds = {name: time.perf_counter() - begin}
-        if isinstance(value, dict):
-            seconds |= value.get("seconds", {})
-        self._note(message, step=name, seconds=seconds)
-        return {"outcome": "done", "value": value}
+        answer = try_once(name, self.metrics, traced)
+        if answer["outcome"] == "retry":
+            self._note(message, state="waiting", step=name, reason=answer["code"])
+        if answer["outcome"] == "done":
+            seconds = {name: time.perf_counter() - begin}
+            if isinstance(answer["value"], dict):
+                seconds |= answer["value"].get("seconds", {})
+            self._note(message, step=name, seconds=seconds)
+        return answer
 
     def _note(
         self,
