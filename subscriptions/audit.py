@@ -15,6 +15,7 @@ from fhir_ext.errors import (
     UpstreamError,
 )
 from fhir_ext.resources.access_event import AuditServer, access_events, without_links
+from fhir_ext.resources.bundle import put_entry, transaction
 from fhir_ext.resources.device import software_device
 from fhir_ext.resources.ids import software_device_id
 
@@ -79,7 +80,7 @@ class AccessEventWriter:
     def _write(self, events: list[Json]) -> int:
         """Write events in one transaction, or each alone; returns how many are refused."""
         try:
-            self._fhir.transaction(_transaction(events))
+            self._fhir.transaction(transaction([put_entry(event) for event in events]))
         except (UnprocessableError, NotFoundError):
             pass
         except UpstreamError as error:
@@ -108,20 +109,3 @@ class AccessEventWriter:
             self._fhir.put(software_device(__version__))
             return False
         return True
-
-
-def _transaction(resources: list[Json]) -> Json:
-    return {
-        "resourceType": "Bundle",
-        "type": "transaction",
-        "entry": [
-            {
-                "resource": resource,
-                "request": {
-                    "method": "PUT",
-                    "url": f"{resource['resourceType']}/{resource['id']}",
-                },
-            }
-            for resource in resources
-        ],
-    }

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from joserfc import jwk
 
+from fhir_ext.issuer.flows import register_backend
+
 #: Client of `fhir_ext/issuer/demo.yaml` that is a program without a user.
 BACKEND_CLIENT = "demo-backend"
 
@@ -22,9 +24,7 @@ def issuer_settings(directory: Path, issuer_port: int, service: str) -> dict[str
     folder = directory / "issuer"
     folder.mkdir(mode=0o700, exist_ok=True)
     clients = folder / "clients.json"
-    public = backend_key(directory).as_dict(private=False)
-    jwks = {"keys": [{**public, "alg": "ES384", "use": "sig"}]}
-    clients.write_text(json.dumps({"clients": {BACKEND_CLIENT: {"jwks": jwks}}}))
+    register_backend(clients, BACKEND_CLIENT, backend_key(directory))
     issuer = f"http://127.0.0.1:{issuer_port}"
     return {
         "FHIR_EXT_AUTH__ISSUER": issuer,

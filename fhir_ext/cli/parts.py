@@ -41,15 +41,7 @@ def prepare_stores(settings: Settings) -> None:
     migrate(engine)
     engine.dispose()
     migrate_queue(settings.database.url)
-    bundle = load_bundle()
-    bundle["entry"] += [
-        {
-            "resource": definition,
-            "request": {"method": "PUT", "url": f"OperationDefinition/{definition['id']}"},
-        }
-        for definition in (*REVIEW, RISK_SCORE)
-    ]
-    FhirClient(settings.fhir).transaction(bundle)
+    FhirClient(settings.fhir).transaction(load_bundle(*REVIEW, RISK_SCORE))
 
 
 @dataclass

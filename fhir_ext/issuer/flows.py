@@ -189,13 +189,15 @@ def assertion(
     return jwt.encode(header, payload, private_key, [algorithm])
 
 
-def register_backend(path: Path, client_id: str = "demo-backend") -> jwk.ECKey:
-    """Make a key and write the file for `issuer.clients` that registers it.
+def register_backend(
+    path: Path, client_id: str = "demo-backend", key: jwk.ECKey | None = None
+) -> jwk.ECKey:
+    """Write the file for `issuer.clients` that registers a key; a new one without `key`.
 
     Returns:
         The private key, which is not in the file.
     """
-    key = jwk.ECKey.generate_key("P-384", private=True, auto_kid=True)
+    key = key or jwk.ECKey.generate_key("P-384", private=True, auto_kid=True)
     jwks = {"keys": [{**key.as_dict(private=False), "alg": "ES384", "use": "sig"}]}
     path.write_text(json.dumps({"clients": {client_id: {"jwks": jwks}}}, indent=2))
     return key

@@ -60,12 +60,12 @@ def result_bundle(result: ServiceResult, context: WriteContext) -> Json:
     targets = [_reference(item) for item in written]
     return transaction(
         [
-            _put(model_device(result.model)),
-            _put(software_device(context.software_version)),
-            *(_put(item) for item in written),
+            put_entry(model_device(result.model)),
+            put_entry(software_device(context.software_version)),
+            *(put_entry(item) for item in written),
             *_cancellations(context.superseded, {item["id"] for item in written}),
-            _put(provenance(result, targets, context)),
-            _put(audit_event(result, targets, context)),
+            put_entry(provenance(result, targets, context)),
+            put_entry(audit_event(result, targets, context)),
         ]
     )
 
@@ -108,7 +108,7 @@ def update_entry(resource: Json) -> Json:
     meta = resource.get("meta", {})
     version = meta.get("versionId")
     kept = {key: value for key, value in meta.items() if key not in _VERSION_META}
-    entry = _put({**resource, "meta": kept} if kept else _without_meta(resource))
+    entry = put_entry({**resource, "meta": kept} if kept else _without_meta(resource))
     if version is not None:
         entry["request"]["ifMatch"] = f'W/"{version}"'
     return entry
@@ -120,7 +120,7 @@ def create_entry(resource: Json) -> Json:
     HAPI 8.8.0 looks at `ifMatch` only where there is something to match, and no version is
     ever 0; `ifNoneMatch` it ignores for PUT.
     """
-    entry = _put(resource)
+    entry = put_entry(resource)
     entry["request"]["ifMatch"] = NO_VERSION
     return entry
 
@@ -151,7 +151,8 @@ def _reference(resource: Json) -> Json:
     return {"reference": f"{resource['resourceType']}/{resource['id']}"}
 
 
-def _put(resource: Json) -> Json:
+def put_entry(resource: Json) -> Json:
+    """PUT of a resource under its own id, whatever stands there."""
     url = f"{resource['resourceType']}/{resource['id']}"
     return {"resource": resource, "request": {"method": "PUT", "url": url}}
 

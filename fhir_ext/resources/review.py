@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from fhir_ext.resources import codes
-from fhir_ext.resources.bundle import create_entry, transaction, update_entry
+from fhir_ext.resources.bundle import create_entry, put_entry, transaction, update_entry
 from fhir_ext.resources.codes import CANONICAL, concept
 from fhir_ext.resources.context import instant
 from fhir_ext.resources.device import software_device
@@ -136,10 +136,7 @@ def review_bundle(
     entries = [_put(follow) for follow in follows]
     entries.append(update_entry(_decided_task(reviewed, decision, trail)))
     entries.append(create_entry(trail))
-    device = software_device(software_version)
-    entries.append(
-        {"resource": device, "request": {"method": "PUT", "url": f"Device/{device['id']}"}}
-    )
+    entries.append(put_entry(software_device(software_version)))
     return transaction(entries)
 
 

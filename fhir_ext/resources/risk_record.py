@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import fhir_ext
 from fhir_ext.resources import codes
-from fhir_ext.resources.bundle import create_entry, transaction
+from fhir_ext.resources.bundle import create_entry, put_entry, transaction
 from fhir_ext.resources.codes import CANONICAL, RISK_INPUT_EXTENSION, RISK_MODEL, concept
 from fhir_ext.resources.context import instant
 from fhir_ext.resources.device import software_device
@@ -76,13 +76,7 @@ def record_bundle(
         revised: id of an assessment to the reference of the one that it follows.
     """
     version = fhir_ext.__version__
-    device = software_device(version)
-    entries = [
-        {
-            "resource": device,
-            "request": {"method": "PUT", "url": f"Device/{device['id']}"},
-        }
-    ]
+    entries = [put_entry(software_device(version))]
     for assessment in assessments:
         earlier = (revised or {}).get(assessment["id"])
         entries.append(create_entry(assessment))

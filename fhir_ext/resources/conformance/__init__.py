@@ -10,6 +10,8 @@ import json
 from importlib import resources
 from typing import Any
 
+from fhir_ext.resources.bundle import put_entry, transaction
+
 Json = dict[str, Any]
 
 
@@ -19,22 +21,12 @@ def conformance_resources() -> tuple[Json, ...]:
     return tuple(json.loads(f.read_text("utf-8")) for f in files if f.name.endswith(".json"))
 
 
-def load_bundle() -> Json:
+def load_bundle(*further: Json) -> Json:
     """A transaction of PUTs that makes a FHIR server know our codes and profiles.
 
     The ids are fixed: loading again changes nothing.
+
+    Args:
+        further: other resources that are to be there.
     """
-    return {
-        "resourceType": "Bundle",
-        "type": "transaction",
-        "entry": [
-            {
-                "resource": resource,
-                "request": {
-                    "method": "PUT",
-                    "url": f"{resource['resourceType']}/{resource['id']}",
-                },
-            }
-            for resource in conformance_resources()
-        ],
-    }
+    return transaction([put_entry(item) for item in (*conformance_resources(), *further)])
