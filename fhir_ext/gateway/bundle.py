@@ -21,7 +21,7 @@ from fhir_ext.gateway.interaction import Interaction, Kind, Params
 from fhir_ext.gateway.links import Links
 from fhir_ext.gateway.paths import encode_params, parse_params, parse_request, upstream_path
 from fhir_ext.gateway.references import condition_of_create
-from fhir_ext.gateway.rights import Rights
+from fhir_ext.gateway.rights import Decision, Rights
 from fhir_ext.gateway.sight import Sight
 from fhir_ext.gateway.writes import WRITES, UnsupportedMediaType, WriteGuard, media_type
 from fhir_ext.outcome import operation_outcome
@@ -155,7 +155,7 @@ class BundleGuard:
             resource = entry.get("resource")
             if resource is not None and not isinstance(resource, dict):
                 raise BadRequestError("an entry's resource is not a resource")
-            await self._write(interaction, entry, rights, sight)
+            await self._write(interaction, decision, entry, rights, sight)
         elif decision.restriction:
             raise BadRequestError(
                 "ask for this alone: its scope has a restriction", code="in-bundle"
@@ -176,9 +176,13 @@ class BundleGuard:
         return interaction
 
     async def _write(
-        self, interaction: Interaction, entry: Json, rights: Rights, sight: Sight
+        self,
+        interaction: Interaction,
+        decision: Decision,
+        entry: Json,
+        rights: Rights,
+        sight: Sight,
     ) -> None:
-        decision = rights.decide(interaction)
         resource = entry.get("resource")
         if interaction.kind in (Kind.PATCH, Kind.CONDITIONAL_PATCH):
             raise BadRequestError("a PATCH may not be part of a Bundle here", code="in-bundle")

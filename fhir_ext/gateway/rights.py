@@ -55,12 +55,11 @@ class Rights:
         policy: the table.
     """
 
-    __slots__ = ("_cells", "_policy", "_readable", "_wide", "grant")
+    __slots__ = ("_cells", "_policy", "_wide", "grant")
 
     def __init__(self, grant: Grant, policy: Policy) -> None:
         self.grant, self._policy = grant, policy
         self._cells: dict[tuple[str, str | None, frozenset[str]], Decision | str] = {}
-        self._readable: dict[str, bool] = {}
         self._wide: bool | None = None
 
     def decide(self, interaction: Interaction) -> Decision:
@@ -79,7 +78,7 @@ class Rights:
 
     def may(self, letter: str, resource_type: str) -> bool:
         """Whether a letter of `cruds` is allowed on a type, for some patients at least."""
-        return self._asked(_KIND_OF_LETTER[letter].value, resource_type, frozenset(letter))
+        return self.decision_on(letter, resource_type) is not None
 
     def readable(self, resource_type: str) -> bool:
         """Whether resources of a type may stand in an answer that was not asked for them.
@@ -87,19 +86,12 @@ class Rights:
         A scope with a restriction cannot be checked on a resource that came along, so it
         does not count.
         """
-        known = self._readable.get(resource_type)
-        if known is None:
-            found = [
-                self._look(kind, resource_type, frozenset(letter)) for kind, letter in _READING
-            ]
-            known = any(isinstance(cell, Decision) and not cell.restriction for cell in found)
-            self._readable[resource_type] = known
-        return known
+        return self.rule_of(resource_type) is not Rule.DENY
 
     def rule_of(self, resource_type: str) -> Rule:
         """The widest rule under which resources of a type may be read; see `readable`."""
-        found = self._reading(resource_type)
-        rules = [cell.rule for cell in found if isinstance(cell, Decision) and not cell.restriction]
+        found = (self.decision_on(letter, resource_type) for letter in "rs")
+        rules = [one.rule for one in found if one is not None and not one.restriction]
         return max(rules, key=_ORDER.__getitem__, default=Rule.DENY)
 
     def decision_on(self, letter: str, resource_type: str) -> Decision | None:
@@ -107,10 +99,6 @@ class Rights:
         kind = _KIND_OF_LETTER[letter].value
         cell = self._look(kind, resource_type, frozenset(letter))
         return cell if isinstance(cell, Decision) else None
-
-    def _reading(self, resource_type: str) -> list[Decision | str]:
-        """The cells that say whether a type may be read at all."""
-        return [self._look(kind, resource_type, frozenset(letter)) for kind, letter in _READING]
 
     def wide(self) -> bool:
         """Whether a search may look at whatever it likes: every type, every patient."""
@@ -126,9 +114,6 @@ class Rights:
                 for scope in self.grant.scopes
             )
         return self._wide
-
-    def _asked(self, kind: str, resource_type: str | None, letters: frozenset[str]) -> bool:
-        return isinstance(self._look(kind, resource_type, letters), Decision)
 
     def _cell(self, kind: str, resource_type: str | None, letters: frozenset[str]) -> Decision:
         cell = self._look(kind, resource_type, letters)
@@ -204,9 +189,6 @@ class Rights:
         if best is Rule.PROGRAMS and not self.grant.programs:
             return Rule.DENY
         return best
-
-
-_READING = ((Kind.READ.value, "r"), (Kind.SEARCH_TYPE.value, "s"))
 
 
 def _sum(rules: Sequence[Rule]) -> Rule:

@@ -121,6 +121,5 @@ class Sight:
     def _rule(self, kind: str) -> Rule:
         rule = self._types.get(kind)
         if rule is None:
-            rule = self._rights.rule_of(kind) if self._rights.readable(kind) else Rule.DENY
-            self._types[kind] = rule
+            rule = self._types[kind] = self._rights.rule_of(kind)
         return rule
