@@ -28,11 +28,7 @@ def tokens(tree: Tree) -> Tokens:
 
 @pytest.fixture(scope="module")
 def world(tree: Tree, tokens: Tokens) -> World:
-    found = World(tree.urls["FHIR server"])
-    found.put_everything()
-    token = tokens.get("coordinator", "user", "user/Patient.r")
-    found.wait_for_members(tree.urls["gateway"], token)
-    return found
+    return World.prepared(tree.urls, tokens.get("coordinator", "user", "user/Patient.r"))
 
 
 @pytest.fixture(scope="module")

@@ -61,10 +61,8 @@ def tokens(tree: Tree) -> Tokens:
 
 @pytest.fixture(scope="module")
 def world(tree: Tree, tokens: Tokens) -> World:
-    found = World(tree.urls["FHIR server"])
-    found.put_everything()
     token = tokens.get("coordinator", "user", "user/Patient.r")
-    found.wait_for_members(tree.urls["gateway"], token)
+    found = World.prepared(tree.urls, token)
     for resource in extras():
         found.put(resource)
     return found

@@ -160,6 +160,19 @@ class World:
         self._session = requests.Session()
         self._session.headers["Content-Type"] = "application/fhir+json"
 
+    @classmethod
+    def prepared(cls, urls: dict[str, str], token: str) -> World:
+        """The world in a running tree, once the gateway knows who is in the program.
+
+        Args:
+            urls: of the tree.
+            token: of somebody who works for the program and may read Patients.
+        """
+        world = cls(urls["FHIR server"])
+        world.put_everything()
+        world.wait_for_members(urls["gateway"], token)
+        return world
+
     def put_everything(self) -> None:
         """Write all resources, as they are at the beginning of a test."""
         entries = [
