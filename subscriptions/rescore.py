@@ -8,10 +8,13 @@ from datetime import timedelta
 from typing import Any, Final, Protocol
 
 from fhir_ext.clients.fhir import FhirClient
+from fhir_ext.logs import event, get_logger
 from fhir_ext.store.repository import Repository
 from operations.risk_score.chart_codes import chart_table
 from operations.risk_score.rescore import Rescorer
-from subscriptions.intake.sweep import Swept, sweep_changed
+from subscriptions.intake.sweep import Swept, sweep_changed, version_of
+
+log = get_logger(__name__)
 
 #: Name of the chore.
 RESCORE: Final = "rescore"
@@ -51,9 +54,11 @@ def sweep_findings(
         CURSOR,
         "Observation",
         finding_params(),
-        lambda observation_id, version: enqueue_finding(queue, observation_id, version),
+        lambda finding: enqueue_finding(queue, finding["id"], version_of(finding)),
     )
-    return sweep_changed(fhir, repository, findings, overlap)
+    count = sweep_changed(fhir, repository, findings, overlap)
+    event(log, "sweep-done", count=count)
+    return count
 
 
 @dataclass(frozen=True, slots=True)

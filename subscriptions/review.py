@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from pydicom import Dataset
@@ -38,6 +38,7 @@ from fhir_ext.store.repository import Repository
 from fhir_ext.store.tables import ReviewOutcome
 from operations.analyze.store_dicom import source_headers, store_object
 from operations.review.service import CORRECT_SR
+from subscriptions.intake.sweep import Swept, sweep_changed
 from subscriptions.queue import WorkQueue
 
 log = get_logger(__name__)
@@ -45,7 +46,6 @@ log = get_logger(__name__)
 Json = dict[str, Any]
 
 CURSOR: Final = "reviews/Task"
-PAGE: Final = 200
 
 #: Characters that a component of a person name must not have (PS3.5 6.2), controls included.
 _NOT_IN_NAMES: Final = re.compile(r"[\\^=\x00-\x1f\x7f]+")
@@ -181,27 +181,14 @@ def follow_reviews(
     Raises:
         UpstreamError: HAPI is down; the watermark stays where the last page left it.
     """
-    watermark = repository.cursor(CURSOR)
-    params: dict[str, object] = {
-        "code": f"{codes.TASK_TYPE.url}|review-ai-result",
-        "status": "completed",
-        "_sort": "_lastUpdated",
-        "_count": PAGE,
-    }
-    if watermark:
-        since = datetime.fromisoformat(watermark) - overlap
-        params["_lastUpdated"] = f"ge{since.astimezone(UTC).isoformat()}"
-    count = 0
-    for bundle in fhir.pages("Task", params):
-        for entry in bundle.get("entry", []):
-            task = entry["resource"]
-            _follow(fhir, queue, repository, task)
-            count += 1
-            moment = datetime.fromisoformat(task["meta"]["lastUpdated"]).astimezone(UTC)
-            watermark = max(watermark or "", moment.isoformat(timespec="microseconds"))
-        if watermark:
-            repository.set_cursor(CURSOR, watermark)
-    return count
+    reviews = Swept(
+        CURSOR,
+        "Task",
+        {"code": f"{codes.TASK_TYPE.url}|review-ai-result", "status": "completed"},
+        lambda task: _follow(fhir, queue, repository, task),
+        elements=None,
+    )
+    return sweep_changed(fhir, repository, reviews, overlap)
 
 
 def _follow(fhir: FhirClient, queue: WorkQueue, repository: Repository, task: Json) -> None:

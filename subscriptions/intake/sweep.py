@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from fhir_ext.clients.fhir import FhirClient
 from fhir_ext.logs import event, get_logger
@@ -18,6 +19,8 @@ from fhir_ext.store.repository import Repository
 from subscriptions.queue import WorkQueue, new_message
 
 log = get_logger(__name__)
+
+Json = dict[str, Any]
 
 PAGE = 200
 
@@ -30,13 +33,16 @@ class Swept:
         cursor: name of its watermark.
         resource_type: FHIR type.
         params: search parameters.
-        enqueue: makes one version (id, version) durable; known already, it changes nothing.
+        take: does what is to be done about one version, durably; done already, it changes
+            nothing. Gets the resource, of which `elements` are there.
+        elements: of `_elements`; all without.
     """
 
     cursor: str
     resource_type: str
     params: Mapping[str, str]
-    enqueue: Callable[[str, str], object]
+    take: Callable[[Json], object]
+    elements: str | None = "id,meta"
 
 
 CURSOR = "sweep/ImagingStudy"
@@ -66,15 +72,17 @@ def sweep(
         CURSOR,
         "ImagingStudy",
         {"status": "available"},
-        lambda study_id, version: queue.enqueue(new_message(study_id, version, run=again)),
+        lambda study: queue.enqueue(new_message(study["id"], version_of(study), run=again)),
     )
-    return sweep_changed(fhir, repository, studies, overlap)
+    count = sweep_changed(fhir, repository, studies, overlap)
+    event(log, "sweep-done", count=count)
+    return count
 
 
 def sweep_changed(
     fhir: FhirClient, repository: Repository, swept: Swept, overlap: timedelta
 ) -> int:
-    """Enqueue every version changed since the watermark minus `overlap`.
+    """Take every version changed since the watermark minus `overlap`.
 
     Without a watermark (a new or lost database) it starts at the beginning.
 
@@ -89,7 +97,7 @@ def sweep_changed(
         **swept.params,
         "_sort": "_lastUpdated",
         "_count": PAGE,
-        "_elements": "id,meta",
+        **({"_elements": swept.elements} if swept.elements else {}),
     }
     if watermark:
         since = datetime.fromisoformat(watermark) - overlap
@@ -98,14 +106,17 @@ def sweep_changed(
     for bundle in fhir.pages(swept.resource_type, params):
         for entry in bundle.get("entry", []):
             resource = entry["resource"]
-            meta = resource["meta"]
-            swept.enqueue(resource["id"], str(meta["versionId"]))
+            swept.take(resource)
             count += 1
-            watermark = max(filter(None, (watermark, _utc(meta["lastUpdated"]))))
+            watermark = max(filter(None, (watermark, _utc(resource["meta"]["lastUpdated"]))))
         if watermark:
             repository.set_cursor(swept.cursor, watermark)
-    event(log, "sweep-done", count=count)
     return count
+
+
+def version_of(resource: Json) -> str:
+    """`meta.versionId`."""
+    return str(resource["meta"]["versionId"])
 
 
 def forget_watermark(repository: Repository) -> None:
