@@ -17,6 +17,7 @@ class Region(StrEnum):
     LUNGS = "lungs"
     LEFT_LUNG = "left-lung"
     RIGHT_LUNG = "right-lung"
+    BREASTS = "breasts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,39 @@ class Measurement:
     def __post_init__(self) -> None:
         if (self.value is None) == (self.refusal is None):
             raise ValueError("a measurement has either a value or a refusal")
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """One of several categories with the model's probabilities, or why there is none.
+
+    Attributes:
+        name: code in the CodeSystem `classification` (for example `breast-density`).
+        region: what was classified.
+        categories: codes of the categories, in the model's order.
+        probabilities: of each category, 0 to 1, together 1; empty when refused.
+        chosen: the category that stands; None exactly when `refusal` is set.
+        refusal: the reason; None exactly when `chosen` is set.
+    """
+
+    name: str
+    region: Region
+    categories: tuple[str, ...]
+    probabilities: tuple[float, ...] = ()
+    chosen: str | None = None
+    refusal: Refusal | None = None
+
+    def __post_init__(self) -> None:
+        if (self.chosen is None) == (self.refusal is None):
+            raise ValueError("a classification has either a category or a refusal")
+        if self.refusal is not None:
+            if self.probabilities:
+                raise ValueError("a refused classification has no probabilities")
+            return
+        if self.chosen not in self.categories or len(self.probabilities) != len(self.categories):
+            raise ValueError("a classification names one of its categories, each with a number")
+        if min(self.probabilities) < 0 or abs(sum(self.probabilities) - 1) > 1e-6:
+            raise ValueError("probabilities are not negative and sum to 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Final
 
 from fhir_ext.resources.codes.base import SCT, Coding
+from fhir_ext.resources.codes.classification import BREAST
 from fhir_ext.resources.codes.standard import (
     BILATERAL,
     EMPHYSEMA,
@@ -30,14 +31,28 @@ THRESHOLD_HU: Final[Mapping[str, int]] = MappingProxyType({"laa-950": -950})
 PANEL: Final[Mapping[str, str]] = MappingProxyType({"lung-density": "lung-density-panel"})
 
 #: Refusals that follow from looking at the pixels, not from the acquisition.
-FAILED_ANALYSIS: Final = frozenset({"lung-mask-implausible", "implausible-value"})
+FAILED_ANALYSIS: Final = frozenset(
+    {"lung-mask-implausible", "implausible-value", "blank-image", "patient-orientation"}
+)
 
-REGION_SITE: Final[Mapping[Region, Coding]] = MappingProxyType(dict.fromkeys(Region, LUNG))
+REGION_SITE: Final[Mapping[Region, Coding]] = MappingProxyType(
+    {Region.LUNGS: LUNG, Region.LEFT_LUNG: LUNG, Region.RIGHT_LUNG: LUNG, Region.BREASTS: BREAST}
+)
 REGION_LATERALITY: Final[Mapping[Region, Coding]] = MappingProxyType(
-    {Region.LUNGS: BILATERAL, Region.LEFT_LUNG: LEFT, Region.RIGHT_LUNG: RIGHT}
+    {
+        Region.LUNGS: BILATERAL,
+        Region.LEFT_LUNG: LEFT,
+        Region.RIGHT_LUNG: RIGHT,
+        Region.BREASTS: BILATERAL,
+    }
 )
 REGION_TEXT: Final[Mapping[Region, str]] = MappingProxyType(
-    {Region.LUNGS: "Both lungs", Region.LEFT_LUNG: "Left lung", Region.RIGHT_LUNG: "Right lung"}
+    {
+        Region.LUNGS: "Both lungs",
+        Region.LEFT_LUNG: "Left lung",
+        Region.RIGHT_LUNG: "Right lung",
+        Region.BREASTS: "Both breasts",
+    }
 )
 
 #: Names of units for people; the codes are UCUM.
