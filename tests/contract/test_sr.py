@@ -21,7 +21,7 @@ from result_samples import ISSUED, KERNEL, LUNGS, MODEL, refused, result
 from fhir_ext.resources import codes
 from fhir_ext.resources.ids import dicom_uid
 from fhir_ext.resources.observation import tracking_uid
-from fhir_ext.results import Region, ServiceResult
+from fhir_ext.results import ServiceResult
 
 STUDY, SERIES = "1.2.826.0.1.3680043.8.498.7", "1.2.826.0.1.3680043.8.498.7.1"
 INSTANCES = tuple(f"{SERIES}.{number}" for number in range(1, 4))
