@@ -66,7 +66,7 @@ class LungDensity:
                     for region, histogram in found.items()
                 }
         measurements = tuple(
-            measurement(output, refused, numbers) for output in self._manifest.outputs
+            measurement(output, refused, numbers) for output in self._manifest.measurements
         )
         risks, issues = conclude(measurements, self._numbers.thresholds)
         return ServiceOutput(measurements, risks, issues)
