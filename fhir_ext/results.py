@@ -18,6 +18,26 @@ class Region(StrEnum):
     LEFT_LUNG = "left-lung"
     RIGHT_LUNG = "right-lung"
     BREASTS = "breasts"
+    CORONARY_ARTERIES = "coronary-arteries"
+    LEFT_MAIN = "left-main-coronary-artery"
+    LEFT_ANTERIOR_DESCENDING = "left-anterior-descending-artery"
+    CIRCUMFLEX = "circumflex-artery"
+    RIGHT_CORONARY = "right-coronary-artery"
+    PERICARDIUM = "pericardium"
+    ASCENDING_AORTA = "ascending-aorta"
+    DESCENDING_AORTA = "descending-aorta"
+    PULMONARY_TRUNK = "pulmonary-trunk"
+    LIVER = "liver"
+    SPLEEN = "spleen"
+    PANCREAS = "pancreas"
+    LEFT_KIDNEY = "left-kidney"
+    RIGHT_KIDNEY = "right-kidney"
+    VERTEBRA_T11 = "vertebra-t11"
+    VERTEBRA_T12 = "vertebra-t12"
+    VERTEBRA_L1 = "vertebra-l1"
+    VERTEBRA_L2 = "vertebra-l2"
+    VERTEBRA_L3 = "vertebra-l3"
+    VERTEBRA_L4 = "vertebra-l4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +107,8 @@ class Classification:
             return
         if self.chosen not in self.categories or len(self.probabilities) != len(self.categories):
             raise ValueError("a classification names one of its categories, each with a number")
-        if min(self.probabilities) < 0 or abs(sum(self.probabilities) - 1) > 1e-6:
+        # Half precision sums to 1 within 0.001; NaN is refused too.
+        if not (min(self.probabilities) >= 0 and abs(sum(self.probabilities) - 1) <= 1e-3):
             raise ValueError("probabilities are not negative and sum to 1")
 
 

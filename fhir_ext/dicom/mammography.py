@@ -84,6 +84,8 @@ MODIFIERS: Final = {
     "442593008": "infra-mammary fold",
     "442580003": "axillary tissue",
 }
+#: Other designators of SNOMED RT (PS3.16 8.1).
+_RT_NAMES: Final = frozenset({"SNM3", "99SDM"})
 IMPLANT_DISPLACED: Final = "implant displaced"
 UNKNOWN: Final = "unknown"
 
@@ -213,7 +215,9 @@ def _described(
         ),
         views=_distinct((*_view_codes(header), _upper(header, "ViewPosition"))),
         modifiers=_distinct(_modifiers(header)),
-        magnification=number(_bytes(header, "EstimatedRadiographicMagnificationFactor")),
+        magnification=number(
+            _text(header, "EstimatedRadiographicMagnificationFactor").encode("latin-1")
+        ),
         paddle=_upper(header, "PaddleDescription"),
         implant=_upper(header, "BreastImplantPresent") == "YES",
         anterior=_anterior(header),
@@ -240,9 +244,8 @@ def _modifiers(header: Dataset) -> Iterator[str]:
 
 def _snomed(item: Dataset) -> str:
     """SNOMED CT concept of a code item; older objects hold its SNOMED RT identifier."""
-    value = str(item.get("CodeValue", "") or "").strip()
-    scheme = str(item.get("CodingSchemeDesignator", "") or "").strip()
-    code = Code(value, "SRT" if scheme in ("SNM3", "99SDM") else scheme, "")
+    scheme = _text(item, "CodingSchemeDesignator")
+    code = Code(_text(item, "CodeValue"), "SRT" if scheme in _RT_NAMES else scheme, "")
     for known in (*VIEWS, *MODIFIERS):
         if code == Code(known, "SCT", ""):
             return known
@@ -251,19 +254,19 @@ def _snomed(item: Dataset) -> str:
 
 def _anterior(header: Dataset) -> bool | None:
     """Where a row of pixels leads: Patient Orientation begins with A, P or neither."""
-    orientation: Any = header.get("PatientOrientation")
-    if orientation is None or isinstance(orientation, str) or len(orientation) != 2:
-        return None
-    return {"A": True, "P": False}.get(str(orientation[0]).upper()[:1])
+    along_row, separator, _ = _text(header, "PatientOrientation").partition("\\")
+    return {"A": True, "P": False}.get(along_row[:1].upper()) if separator else None
+
+
+def _text(header: Dataset, keyword: str) -> str:
+    """The text of an element as it stands; pydicom would warn of odd values and quote them."""
+    element = header.get_item(keyword)
+    value = None if element is None else element.value
+    return text(value) if isinstance(value, bytes) else ""
 
 
 def _upper(header: Dataset, keyword: str) -> str:
-    return str(header.get(keyword, "") or "").strip().upper()
-
-
-def _bytes(header: Dataset, keyword: str) -> bytes | None:
-    value = str(header.get(keyword, "") or "").strip()
-    return value.encode() or None
+    return _text(header, keyword).upper()
 
 
 def _distinct(values: Iterator[str] | tuple[str, ...]) -> tuple[str, ...]:

@@ -10,12 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.nn import functional
 
 from models.breast_density.preprocess import BINS
 from models.breast_density.tensors import TensorFileError, read_tensors
 from models.breast_density.views import VIEWS
-
-WEIGHTS: Final = Path(__file__).with_name("weights.safetensors")
 
 HIDDEN: Final = 100
 CLASSES: Final = 4
@@ -25,7 +24,8 @@ class HistogramNetwork(nn.Module):
     """Probabilities of the four categories.
 
     Input: float32 (n, 200), the shares of L-CC, R-CC, L-MLO and R-MLO one after the other.
-    Output: float32 (n, 4), each row sums to 1.
+    Output: float32 (n, 4), each row sums to 1. In between it calculates in float64, where the
+    order in which 200 products are added cannot be seen in the result.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,12 @@ class HistogramNetwork(nn.Module):
         self.fc2 = nn.Linear(HIDDEN, CLASSES)
 
     def forward(self, shares: torch.Tensor) -> torch.Tensor:
-        return torch.softmax(self.fc2(torch.relu(self.fc1(shares))), dim=1)
+        hidden = torch.relu(_exactly(self.fc1, shares.double()))
+        return torch.softmax(_exactly(self.fc2, hidden), dim=1).to(shares.dtype)
+
+
+def _exactly(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
+    return functional.linear(inputs, layer.weight.double(), layer.bias.double())
 
 
 def load_network(path: Path, sha256: str, device: torch.device) -> HistogramNetwork:

@@ -4,38 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, cast
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from fhir_ext.dicom.mammography import Mammogram, grey_values
 from fhir_ext.dicom.volume import Acquisition, CTVolume
 from fhir_ext.errors import NotFoundError, RefusedInput
 from fhir_ext.results import Classification, Refusal
-from models.breast_density.network import WEIGHTS, load_network
+from models.breast_density.network import load_network
 from models.breast_density.postprocess import classification, withheld
 from models.breast_density.preprocess import Features, crop, features, to_eight_bits
 from models.breast_density.tensors import TensorFileError
 from models.breast_density.views import Selection, ViewSettings, select_views
 from models.gates import evaluate
 from models.manifest import Manifest, ManifestError
+from models.manifest.runtimes import SafetensorsRuntime, Weights
 from models.registry import NOT_INSTALLED
+
+FOLDER: Final = Path(__file__).parent
 
 #: Rules that look at the header of an image; the others need a stack of slices.
 _HEADER_RULES: Final = frozenset({"image-type", "burned-in-annotation", "patient-age"})
 #: Images that a rule of this kind refuses are set aside; others refuse the study.
 _SET_ASIDE: Final = "image-type"
-
-
-class _Settings(BaseModel):
-    """`settings` of the manifest: exactly these."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    weights_sha256: str
-    views: ViewSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +54,17 @@ class BreastDensity:
     """
 
     def __init__(self, manifest: Manifest, device: str | None = None) -> None:
-        settings = _settings_of(manifest)
         self._manifest = manifest
-        self._views = settings.views
+        self._views = _settings_of(manifest)
+        weights = _weights_of(manifest)
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         try:
-            network = load_network(WEIGHTS, settings.weights_sha256, self._device)
+            self._network = load_network(FOLDER / weights.file, weights.sha256, self._device)
         except (OSError, TensorFileError) as error:
             raise NotFoundError(
                 "the weights of breast-density are missing or are not those of its manifest",
                 code=NOT_INSTALLED,
             ) from error
-        # In float64 the order in which 200 products are added cannot be seen in the result.
-        self._network = network.double()
 
     def run(self, images: Sequence[Mammogram]) -> Classification:
         """Classify one study.
@@ -128,7 +121,7 @@ class BreastDensity:
 
     @torch.inference_mode()
     def _probabilities(self, shares: Features) -> tuple[float, ...]:
-        rows = torch.from_numpy(shares).to(self._device, torch.float64)[None]
+        rows = torch.from_numpy(shares).to(self._device)[None]
         return tuple(self._network(rows)[0].tolist())
 
 
@@ -149,14 +142,18 @@ def _features(image: Mammogram) -> Features | Refusal:
     return features(to_eight_bits(part, image.format.bits_stored))
 
 
-def _settings_of(manifest: Manifest) -> _Settings:
+def _weights_of(manifest: Manifest) -> Weights:
+    if not isinstance(manifest.runtime, SafetensorsRuntime):
+        raise ManifestError(f"manifest of {manifest.id}: runtime: must be safetensors")
+    return manifest.runtime.weights
+
+
+def _settings_of(manifest: Manifest) -> ViewSettings:
     unfit = {gate.rule for gate in manifest.gates} - _HEADER_RULES
     if unfit:
         raise ManifestError(f"manifest of {manifest.id}: no rule of a mammogram: {min(unfit)}")
-    settings = dict(manifest.settings)
-    own = {"weights_sha256": settings.pop("weights_sha256", None)}
     try:
-        return _Settings.model_validate({**own, "views": settings})
+        return ViewSettings.model_validate(dict(manifest.settings))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,7 +82,7 @@ def mammogram(view: str, pixels: Pixels | None = None, **changes: Any) -> Datase
 
 def raw_twin(image: Dataset) -> Dataset:
     """The For Processing image that a modality sends beside one."""
-    twin = Dataset(image)
+    twin = copy.deepcopy(image)
     twin.SOPClassUID = DigitalMammographyXRayImageStorageForProcessing
     twin.SOPInstanceUID = f"{image.SOPInstanceUID}.9"
     twin.PresentationIntentType = "FOR PROCESSING"
