@@ -53,7 +53,13 @@ from fhir_ext.results import Region, ServiceResult
 SERIES_NUMBER_BASE: Final = 9000
 
 _SCHEME: Final = {codes.SCT: "SCT", codes.DCM: "DCM"}
-_UNITS: Final = {"%": "Percent", "[hnsf'U]": "Hounsfield unit", "mL": "milliliter"}
+_UNITS: Final = {
+    "%": "Percent",
+    "[hnsf'U]": "Hounsfield unit",
+    "mL": "milliliter",
+    "mm3": "cubic millimeter",
+    "1": "no units",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +207,7 @@ def _group(
     by_hand: frozenset[tuple[str, Region]],
 ) -> MeasurementsAndQualitativeEvaluations:
     """TID 1501 of one region: a whole organ, so no coordinates."""
+    side = codes.REGION_LATERALITY.get(region)
     mine = [item for item in result.measurements if item.region is region]
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
@@ -210,7 +217,7 @@ def _group(
         finding_sites=[
             FindingSite(
                 anatomic_location=concept(codes.REGION_SITE[region]),
-                laterality=concept(codes.REGION_LATERALITY[region]),
+                laterality=None if side is None else concept(side),
             )
         ],
         measurements=[

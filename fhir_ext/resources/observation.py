@@ -73,7 +73,9 @@ def panel(result: ServiceResult, context: WriteContext) -> Json:
     resource["identifier"] = [inference_identifier(result)]
     if context.sr_instance_uid:
         resource["identifier"].append(dicom_identifier(context.sr_instance_uid))
-    resource["bodySite"] = concept(codes.LUNG)
+    sites = {codes.REGION_SITE[m.region] for m in result.measurements}
+    if len(sites) == 1:
+        resource["bodySite"] = concept(*sites)
     resource["hasMember"] = [measurement_reference(result, m) for m in result.measurements]
     resource["component"] = [
         component(codes.SERIES_INSTANCE_UID, valueString=result.series_instance_uid)
@@ -109,9 +111,12 @@ def measurement(result: ServiceResult, item: Measurement, context: WriteContext)
     else:
         resource["dataAbsentReason"] = absent_reason(item.refusal)
         resource["note"] = [{"text": refusal_text(item.refusal)}]
+    side = codes.REGION_LATERALITY.get(item.region)
     resource["component"] = [
-        component(
-            codes.LATERALITY, valueCodeableConcept=concept(codes.REGION_LATERALITY[item.region])
+        *(
+            [component(codes.LATERALITY, valueCodeableConcept=concept(side))]
+            if side is not None
+            else []
         ),
         component(codes.TRACKING_UID, valueString=tracking_uid(result, item.region)),
     ]
@@ -159,9 +164,9 @@ def observation(
 
 def _body_site(region: Region) -> Json:
     """SNOMED CT site; one side as an expression of the site and its laterality."""
-    site, side = codes.REGION_SITE[region], codes.REGION_LATERALITY[region]
+    site, side = codes.REGION_SITE[region], codes.REGION_LATERALITY.get(region)
     codings = [site]
-    if side is not codes.BILATERAL:
+    if side is not None and side is not codes.BILATERAL:
         refined = Coding(
             codes.SCT,
             f"{site.code}:{codes.LATERALITY.code}={side.code}",

@@ -194,20 +194,41 @@ def _united(
     name: str, segmentation: Segmentation, identities: list[SegmentIdentity], volume: CTVolume
 ) -> Structure:
     z, y, x = volume.voxels.shape
-    placed = [place(segmentation, one, volume.geometry, (z, y, x)) for one in identities]
-    box = placed[0].box
-    for other in placed[1:]:
-        box = _around(box, other.box)
+    parts = []
+    for identity in identities:
+        placed = place(segmentation, identity, volume.geometry, (z, y, x))
+        parts.append(
+            Structure(
+                name,
+                placed.box,
+                placed.mask,
+                placed.outside,
+                identity.algorithm_type,
+                segmentation.sop_instance_uid,
+            )
+        )
+    return united(name, parts)
+
+
+def united(name: str, parts: Sequence[Structure]) -> Structure:
+    """Several structures as one; it says of itself the worst that its parts say.
+
+    Args:
+        parts: at least one, on the same volume.
+    """
+    box = parts[0].box
+    for part in parts[1:]:
+        box = _around(box, part.box)
     mask = np.zeros([axis.stop - axis.start for axis in box], dtype=np.bool_)
-    for one in placed:
-        mask[_within(one.box, box)] |= one.mask
+    for part in parts:
+        mask[_within(part.box, box)] |= part.mask
     return Structure(
         name=name,
         box=box,
         mask=mask,
-        outside=max(one.outside for one in placed),
-        drawn_by=min((one.algorithm_type for one in identities), key=_hand),
-        sop_instance_uid=segmentation.sop_instance_uid,
+        outside=max(part.outside for part in parts),
+        drawn_by=min((part.drawn_by for part in parts), key=_hand),
+        sop_instance_uid=parts[0].sop_instance_uid,
     )
 
 

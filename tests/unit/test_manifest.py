@@ -77,7 +77,7 @@ def test_shipped_manifest_names_exactly_the_measurements() -> None:
             10,
             "gates: Value error, gate coverage applies to no output",
         ),
-        ("region: lungs", "region: liver", 18, "outputs.0.region: "),
+        ("region: lungs", "region: elbow", 18, "outputs.0.region: "),
         ("valid: [0, 10]", "valid: [10, 0]", 18, "outputs.0.valid: "),
         ("settings:", "surplus: 1\nsettings:", 19, "surplus: Extra inputs"),
         ("  width: 2.0", "  width: [2", 21, ""),

@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from fhir_ext.resources.codes.base import LocalSystem, local_codes
+from fhir_ext.resources.codes.segments import (
+    SEGMENT_ISSUES,
+    SEGMENT_MEASUREMENTS,
+    SEGMENT_REFUSALS,
+)
 
 _OTHER = ("other", "Other", "A reason that has no code of its own; the text says which.")
 
@@ -40,7 +45,8 @@ MEASUREMENT: Final = LocalSystem(
             "15th percentile of lung density",
             "Attenuation below which 15 percent of the lung's voxels lie.",
         ),
-    ),
+    )
+    + SEGMENT_MEASUREMENTS,
 )
 
 # Ours: why something was not done
@@ -118,6 +124,7 @@ REFUSAL_REASON: Final = LocalSystem(
         ("blank-image", "Blank image", "All pixels are the same."),
         ("no-slices", "No slices", "The series holds no slice that can be used."),
         ("model-not-installed", "Model not installed", "The model or its weights are missing."),
+        *((item.code, item.display, item.definition) for item in SEGMENT_REFUSALS),
         _OTHER,
     ),
 )
@@ -155,7 +162,8 @@ DETECTED_ISSUE: Final = LocalSystem(
             "Low attenuation areas of the lungs reach the threshold of CT emphysema, and no "
             "emphysema is on the problem list.",
         ),
-    ),
+    )
+    + SEGMENT_ISSUES,
 )
 
 TASK_TYPE: Final = LocalSystem(
