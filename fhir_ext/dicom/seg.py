@@ -182,7 +182,9 @@ def _read(header: Dataset, raw: RawInstance, limits: LimitSettings) -> Segmentat
     if kind is None or storage not in (SegmentationStorage, _LABEL_MAP_STORAGE):
         raise RefusedInput("the instance is no segmentation", code="not-a-segmentation")
     frames = SegmentFrames(header, raw, limits, packed=kind == "BINARY")
-    segments = tuple(_identity(item) for item in header.get("SegmentSequence") or ())
+    described = [_identity(item) for item in header.get("SegmentSequence") or ()]
+    # A LABELMAP may describe its background, which is number 0.
+    segments = tuple(identity for identity in described if identity.number > 0)
     if not segments or len({segment.number for segment in segments}) < len(segments):
         raise RefusedInput("segments are missing or doubled", code="not-a-segmentation")
     reference = str(header.get("FrameOfReferenceUID") or "")
