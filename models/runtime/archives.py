@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -33,9 +34,12 @@ def open_archive(data: bytes, name: str) -> zipfile.ZipFile:
         unpacked = sum(entry.file_size for entry in entries)
         if len(entries) > _ENTRIES or unpacked > max(_SMALLEST_LIMIT, _EXPANSION * len(data)):
             raise ModelFailure("weights-size", f"{name} unpacks to {unpacked} bytes")
+        if len({entry.filename for entry in entries}) < len(entries):
+            # Which of two one gets depends on who reads.
+            raise ModelFailure("weights-unsafe", f"{name} holds two entries of one name")
         if archive.testzip() is not None:
             raise ModelFailure("weights-corrupt", f"{name} holds a damaged entry")
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, *LIBRARY_ERRORS) as error:
         raise ModelFailure("weights-corrupt", f"{name} is no archive of torch") from error
     return archive
 
@@ -49,9 +53,9 @@ def check_exported(data: bytes, name: str) -> None:
     import torch
 
     with open_archive(data, name) as archive:
-        inner = {_below_top(entry): entry for entry in archive.namelist()}
-        _refuse(_unsafe_names(inner), name)
-        for path, entry in inner.items():
+        inner = [(_below_top(entry), entry) for entry in archive.namelist()]
+        _refuse(_unsafe_names(path for path, _ in inner), name)
+        for path, entry in inner:
             if path.endswith("_config.json"):
                 _refuse(_unsafe_payloads(_json(archive.read(entry), name)), name)
             # Read here with the restricted reader: torch's own fallback is then not reached.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from fhir_ext.resources.codes.base import LocalSystem, local_codes
+from fhir_ext.resources.codes.networks import NETWORK_FAILURES
 from fhir_ext.resources.codes.segments import (
     SEGMENT_ISSUES,
     SEGMENT_MEASUREMENTS,
@@ -212,6 +213,7 @@ TASK_REASON: Final = LocalSystem(
         ("token-refused", "No token", "The token endpoint refuses our credentials."),
         ("worker-crashed", "Worker crashed", "The work ended its worker again and again."),
         ("model-not-installed", "Model not installed", "The model or its weights are missing."),
+        *NETWORK_FAILURES,
         ("parked", "Parked", "The work cannot go on by itself."),
         ("internal", "Internal error", "An error in this software; the log names the incident."),
         _OTHER,

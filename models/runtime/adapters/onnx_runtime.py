@@ -104,6 +104,9 @@ def _check(file: Verified, runtime: OnnxRuntime) -> None:
         model = onnx.load_model_from_string(file.data)
     except DecodeError as error:
         raise ModelFailure("weights-corrupt", f"{file.file} is no ONNX") from error
+    # An empty file is a valid message of nothing.
+    if not model.graph.node:
+        raise ModelFailure("weights-corrupt", f"{file.file} holds no network")
     if any(_tensors_elsewhere(model.graph)):
         raise ModelFailure("weights-unsafe", f"{file.file} refers to other files")
     initial = {item.name for item in model.graph.initializer}
