@@ -112,7 +112,7 @@ def sections(structure: Structure, geometry: Geometry, settings: TubeSettings) -
         kept = [
             cut.centre
             for cut, tangent in zip(cuts, tangents, strict=True)
-            if cut is not None and tube.goes_on(cut, tangent)
+            if cut is not None and _is_round(cut, settings) and tube.goes_on(cut, tangent)
         ]
         if len(kept) < 3:
             return _none()
@@ -209,13 +209,16 @@ def _first_line(tube: _Tube, settings: TubeSettings) -> Floats:
     """Centres of the shells between the two ends of the mask (points, 3)."""
     factors = [max(1, round(settings.coarse_mm / size)) for size in tube.spacing]
     cells, places = _cells(tube, factors)
+    size = [factor * step for factor, step in zip(factors, tube.spacing, strict=True)]
+    depth = ndimage.distance_transform_edt(np.pad(cells, 1), sampling=size)[1:-1, 1:-1, 1:-1]
+    weight = depth[cells] ** 2
     graph = _graph(cells, tube.matrix * np.array(factors))
     start = int(csgraph.dijkstra(graph, indices=0).argmax())
     far = csgraph.dijkstra(graph, indices=start)
-    width = 2.0 * max(factor * size for factor, size in zip(factors, tube.spacing, strict=True))
-    shell = np.floor(far / width).astype(np.intp)
-    count = np.bincount(shell)
-    sums = [np.bincount(shell, weights=places[:, axis]) for axis in range(3)]
+    shell = np.floor(far / (2.0 * max(size))).astype(np.intp)
+    # Deep cells count most: a shell that bends over at its rim keeps its middle.
+    count = np.bincount(shell, weights=weight)
+    sums = [np.bincount(shell, weights=weight * places[:, axis]) for axis in range(3)]
     used = count > 0
     return np.stack([total[used] / count[used] for total in sums], axis=1)
 
@@ -309,15 +312,17 @@ def _nearest_label(labels: npt.NDArray[np.int32], half: int) -> int:
     return int(labels[nearest[0], nearest[1]])
 
 
+def _is_round(cut: _Cut, settings: TubeSettings) -> bool:
+    return cut.narrowest >= settings.roundness * cut.widest
+
+
 def _usable(
     tube: _Tube, tangents: Floats, cuts: list[_Cut | None], settings: TubeSettings
 ) -> Sections:
     kept = [
         (cut, tangent)
         for cut, tangent in zip(cuts, tangents, strict=True)
-        if cut is not None
-        and cut.narrowest >= settings.roundness * cut.widest
-        and tube.goes_on(cut, tangent)
+        if cut is not None and _is_round(cut, settings) and tube.goes_on(cut, tangent)
     ]
     if not kept:
         return _none()
