@@ -24,8 +24,8 @@ _VARIABLES = (
     "PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "LD_LIBRARY_PATH",
     "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "OMP_NUM_THREADS",
 )  # fmt: skip
-#: How long (s) a killed process may take to be gone.
-_REAP = 10.0
+#: How long (s) a process that closed its end may take to end by itself.
+_LAST_BREATH = 0.5
 
 
 class IsolatedSession:
@@ -73,7 +73,7 @@ class IsolatedSession:
         with self._lock:
             if self._closed:
                 raise ModelFailure("model-failed", "the session is closed")
-            if self._process is None or self._process.poll() is not None:
+            if self._process is None or _ended(self._process):
                 self._bury()
                 self._start()
             letter, answer = self._ask(frames.BATCH, content, self._runtime.deadline_s)
@@ -91,7 +91,7 @@ class IsolatedSession:
             self._bury()
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
+        self._channel, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "models.runtime.child", str(theirs.fileno())],
@@ -103,9 +103,7 @@ class IsolatedSession:
                 env={name: os.environ[name] for name in _VARIABLES if name in os.environ},
                 start_new_session=True,
             )
-        self._channel = ours
         order = {
-            "kind": getattr(self._runtime, "kind", ""),
             "runtime": self._runtime.model_dump(mode="json"),
             "folder": str(self._folder),
             "device": str(self._options.device),
@@ -128,7 +126,7 @@ class IsolatedSession:
             frames.send(self._channel, letter, content, deadline)
             found, answer = frames.receive(self._channel, deadline)
         except TimeoutError as error:
-            self._bury()
+            self._bury(at_once=True)
             raise ModelFailure("model-hung", f"after {seconds:g} s") from error
         except (frames.Closed, frames.Malformed, OSError) as error:
             raise ModelFailure("model-crashed", self._bury()) from error
@@ -144,7 +142,8 @@ class IsolatedSession:
         code = stated.get("code")
         if not isinstance(code, str) or code not in FAILURES:
             return ModelFailure("model-crashed", "its answer is damaged")
-        return ModelFailure(code, str(stated.get("detail", ""))[:200])
+        detail = str(stated.get("detail", ""))[:200]
+        return ModelFailure(code, "".join(char for char in detail if char.isprintable()))
 
     def _parsed(self, answer: bytes) -> dict[str, Any]:
         try:
@@ -152,7 +151,7 @@ class IsolatedSession:
         except frames.Malformed:
             return {}
 
-    def _bury(self) -> str:
+    def _bury(self, *, at_once: bool = False) -> str:
         """Kill the process and its children, if it lives; how it ended, for an operator."""
         process, self._process = self._process, None
         if self._channel is not None:
@@ -160,13 +159,20 @@ class IsolatedSession:
             self._channel = None
         if process is None:
             return "it was gone"
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            # A process that closed its end is about to end by itself.
-            process.wait(0.5)
-        ended = process.poll()
+        # A process that closed its end is about to end by itself.
+        patience = time.monotonic() + (0 if at_once else _LAST_BREATH)
+        while not (ended := _ended(process)) and time.monotonic() < patience:
+            time.sleep(0.01)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(_REAP)
-        if ended is None:
+        code = process.wait()
+        if not ended:
             return "it was stopped"
-        return f"signal {-ended}" if ended < 0 else f"exit code {ended}"
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process has ended; leaves its id taken, so that its group can be killed."""
+    if process.returncode is not None:
+        return True
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None

@@ -194,7 +194,9 @@ def _array(tensor: Tensor, shape: list[int], data: list[Any]) -> Array:
         limits = np.iinfo(wanted)
         if raw.min() < limits.min or raw.max() > limits.max:
             raise ModelFailure("model-answer", f"{tensor.name} holds numbers out of range")
-    return raw.astype(wanted).reshape(shape)
+    # What is too large becomes infinity, which is looked for with all that comes out.
+    with np.errstate(over="ignore"):
+        return raw.astype(wanted).reshape(shape)
 
 
 def _compare(listed: Any, tensors: Sequence[Tensor], part: str) -> None:
