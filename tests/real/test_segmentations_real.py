@@ -130,7 +130,7 @@ def test_a_liver_of_dcmqi_on_its_ct(folder: Path) -> None:
     attenuation = mean_hu(images.voxels, drawn)
     # Liver without contrast, drawn to its rim.
     assert 20 < attenuation < 70
-    output = Registry().load("segment-measurements").run(images, [found])  # type: ignore[call-arg]
+    output = Registry().load("segment-measurements").run(images, [found])
     refusals = {(m.name, str(m.region)): m.refusal for m in output.measurements}
     volume_refusal = refusals["organ-volume", "liver"]
     assert volume_refusal is not None and volume_refusal.rule == "coverage"

@@ -25,7 +25,7 @@ def geometry_of(
     origin = -sum(step * (n - 1) / 2 for step, n in zip(steps, shape, strict=True))
     slices, rows, columns = (tuple(float(v) for v in step) for step in steps)
     first = tuple(float(v) for v in np.asarray(origin))
-    return Geometry(first, columns, rows, slices, FRAME)  # type: ignore[arg-type]
+    return Geometry(first, columns, rows, slices, FRAME)
 
 
 def places(geometry: Geometry, shape: tuple[int, int, int]) -> npt.NDArray[np.float64]:

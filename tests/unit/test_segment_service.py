@@ -308,7 +308,7 @@ def test_array_and_geometry_turned_together_change_nothing(whole: SegmentOutput)
 
     grid = replace(
         GRID,
-        origin=tuple(-value for value in GRID.origin),  # type: ignore[arg-type]
+        origin=tuple(-value for value in GRID.origin),
         column_step=(-0.8, 0.0, 0.0),
         row_step=(0.0, -0.8, 0.0),
         slice_step=(0.0, 0.0, -2.5),

@@ -31,7 +31,7 @@ def test_straight_tubes(
     shape = tuple(round(room / size) for size in spacing)
     grid = geometry_of((shape[0], shape[1], shape[2]), spacing)
     half = direction(tilt) * length / 2
-    mask = tube(places(grid, shape), tuple(-half), tuple(half), width / 2)  # type: ignore[arg-type]
+    mask = tube(places(grid, shape), tuple(-half), tuple(half), width / 2)
     cuts = sections(structure("x", mask), grid, SETTINGS)
     found = largest(cuts, SETTINGS)
     assert found is not None
@@ -106,7 +106,7 @@ def test_flips_of_array_and_geometry_change_nothing() -> None:
     shape = (60, 60, 60)
     grid = geometry_of(shape, (1.0, 0.8, 0.8))
     half = direction(30) * 25
-    mask = tube(places(grid, shape), tuple(-half), tuple(half), 10.0)  # type: ignore[arg-type]
+    mask = tube(places(grid, shape), tuple(-half), tuple(half), 10.0)
     first = largest(sections(structure("x", mask), grid, SETTINGS), SETTINGS)
     turned = geometry_of(shape, (-1.0, -0.8, 0.8))
     again = largest(
