@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from models.manifest.runtimes import Tolerance
+from models.manifest.runtimes import NetworkRuntime, OnnxRuntime, Tolerance, TorchExportRuntime
 from models.runtime.base import Arrays, ModelFailure, Session
+from models.runtime.opening import open_session
+from models.runtime.options import Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,34 @@ def agreement(
             if ratio >= excess:
                 excess, where = ratio, name
     return Agreement(batches > 0 and excess <= 1.0, batches, largest, excess, where)
+
+
+def check_engine(
+    runtime: NetworkRuntime, folder: Path, options: Options, inputs: Iterable[Arrays]
+) -> Agreement | None:
+    """Compare the quick engine of a network with the one its file was made for.
+
+    Args:
+        runtime, folder, options: as for `open_session`.
+        inputs: batches, for example those of the manifest's cases.
+
+    Returns:
+        None where the manifest leaves nothing to compare: one engine, and the same.
+
+    Raises:
+        ModelFailure: one of them cannot be loaded or does not run.
+    """
+    if not isinstance(runtime, TorchExportRuntime | OnnxRuntime):
+        return None
+    reference = open_session(runtime, folder, replace(options, reference=True))
+    try:
+        candidate = open_session(runtime, folder, replace(options, reference=False))
+        try:
+            return agreement(reference, candidate, inputs, runtime.agreement)
+        finally:
+            candidate.close()
+    finally:
+        reference.close()
 
 
 def _compare(right: Arrays | object, found: object, tolerance: Tolerance) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from tiny_fixtures import put_tiny_net
 
 from models.manifest.runtimes import NetworkRuntime
 from models.runtime import Options, Session, open_session
+from models.runtime.agreement import check_engine
 from models.runtime.base import ModelFailure
 from models.runtime.bundle_config import preprocessing_of
 from models.runtime.opening import load_adapter, memory_needed
@@ -137,6 +138,28 @@ def test_autocast_by_manifest(tmp_path: Path) -> None:
     found = open_session(runtime, tmp_path, ONE).run({"image": batch})["pred"]
     assert found.dtype == np.float32
     assert 0 < np.abs(found - tiny.eager(batch)).max() < 0.05
+
+
+@pytest.mark.parametrize("write", [tiny.write_pt2, tiny.write_onnx])
+def test_openvino_is_compared_with_what_the_file_was_made_for(
+    write: Callable[..., NetworkRuntime], tmp_path: Path
+) -> None:
+    batches = [{"image": tiny.images(2, seed)} for seed in range(3)]
+    found = check_engine(write(tmp_path), tmp_path, ONE, batches)
+    assert found is not None
+    assert (found.holds, found.batches, found.output) == (True, 3, "pred")
+    assert check_engine(tiny.write_torchscript(tmp_path), tmp_path, ONE, batches) is None
+
+
+def test_openvino_that_differs_too_much(tmp_path: Path) -> None:
+    """ONNX Runtime in float32 against OpenVINO in bfloat16, where the processor has it."""
+    strict = {"absolute": 1e-12, "relative": 0.0}
+    runtime = tiny.write_onnx(tmp_path, agreement=strict, autocast="bfloat16")
+    found = check_engine(runtime, tmp_path, ONE, [{"image": tiny.images(1)}])
+    assert found is not None
+    assert not found.holds
+    with pytest.raises(ModelFailure, match="do not agree: pred by"):
+        found.require()
 
 
 def test_openvino_reports_nothing_to_its_maker(tmp_path: Path) -> None:
