@@ -22,7 +22,7 @@ def direction(tilt: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
 
 @pytest.mark.parametrize("tilt", [0, 20, 45])
 @pytest.mark.parametrize("spacing", [(1.0, 0.8, 0.8), (2.5, 0.7, 0.7), (3.0, 0.8, 0.8)])
-@pytest.mark.parametrize(("width", "length"), [(20.0, 60.0), (28.0, 45.0), (40.0, 70.0)])
+@pytest.mark.parametrize(("width", "length"), [(20.0, 50.0), (34.0, 58.0)])
 def test_straight_tubes(
     tilt: float, spacing: tuple[float, float, float], width: float, length: float
 ) -> None:
