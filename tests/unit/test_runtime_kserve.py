@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -195,9 +196,10 @@ def test_a_server_that_answers_byte_by_byte(server: Server, opened: Callable[...
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
         handler.end_headers()
-        for _ in range(40):
-            handler.wfile.write(b" ")
-            time.sleep(0.1)
+        with contextlib.suppress(ConnectionError):
+            for _ in range(40):
+                handler.wfile.write(b" ")
+                time.sleep(0.1)
 
     server.answer = answer
     begin = time.monotonic()

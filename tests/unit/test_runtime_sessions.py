@@ -14,12 +14,14 @@ import torch
 
 from fhir_ext.errors import SettingsError
 from models.manifest.runtimes import Tensor, Tolerance
+from models.runtime import child, frames
 from models.runtime.agreement import agreement
 from models.runtime.base import Arrays, ModelFailure, OutOfDeviceMemory
 from models.runtime.batches import BatchedSession
 from models.runtime.cache import SessionCache
 from models.runtime.checked import CheckedSession
 from models.runtime.device import CPU, Device, DevicePool, autocast, devices, torch_device
+from models.runtime.isolated import IsolatedSession
 from models.runtime.operators import operators_device
 
 GPU = Device("cuda", 1)
@@ -126,6 +128,17 @@ def test_too_little_memory_halves_the_batch_and_goes_on(error: type[BaseExceptio
     inner.sizes.clear()
     session.run({"image": image[:3]})
     assert inner.sizes == [2, 1]
+
+
+def test_too_little_memory_in_another_process() -> None:
+    """The process tells, the worker halves."""
+    letter, told = child._answer(Doubles(room=0), frames.pack({"image": floats(2, 1)}))
+    assert letter == frames.FAILED
+    isolated = IsolatedSession.__new__(IsolatedSession)
+    assert isinstance(isolated._failure(told), OutOfDeviceMemory)
+    nonsense = isolated._failure(b'{"code": "no-such-code"}')
+    assert isinstance(nonsense, ModelFailure)
+    assert nonsense.code == "model-crashed"
 
 
 def test_one_item_that_does_not_fit() -> None:

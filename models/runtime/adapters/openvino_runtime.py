@@ -139,7 +139,8 @@ def _silence() -> None:
     Raises:
         ModelFailure: the converter was imported by somebody else before.
     """
-    if sys.modules.get("openvino_telemetry") is None:
+    loaded = sys.modules.get("openvino.tools.ovc.telemetry_utils")
+    if loaded is None:
         sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    elif "openvino.tools.ovc" in sys.modules:
+    elif not loaded.tm.__name__.endswith("telemetry_stub"):
         raise ModelFailure("model-not-installed", "OpenVINO's usage reports are on")
