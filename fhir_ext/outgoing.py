@@ -290,7 +290,7 @@ def _json(
     ):
         if response.status_code != 200:
             raise UpstreamUnavailable(f"{server} answered {response.status_code}")
-        body = _bounded(response, server, max_bytes, until)
+        body = read_bounded(response, server, max_bytes, until)
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -300,8 +300,18 @@ def _json(
     return found
 
 
-def _bounded(response: requests.Response, server: str, max_bytes: int, until: float) -> bytes:
-    """The body; a server that sends byte by byte is given up at `until` (monotonic)."""
+def read_bounded(response: requests.Response, server: str, max_bytes: int, until: float) -> bytes:
+    """The body of an answer that was asked for with `stream=True`.
+
+    Args:
+        response: of a session of `OutgoingGuard.session`.
+        server: how an operator knows the other side.
+        max_bytes: largest body, decompressed.
+        until: when a server that sends byte by byte is given up, by `time.monotonic`.
+
+    Raises:
+        UpstreamError: too long, too slow, or ended early.
+    """
     body = bytearray()
     try:
         while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=True):

@@ -17,6 +17,27 @@ class Region(StrEnum):
     LUNGS = "lungs"
     LEFT_LUNG = "left-lung"
     RIGHT_LUNG = "right-lung"
+    BREASTS = "breasts"
+    CORONARY_ARTERIES = "coronary-arteries"
+    LEFT_MAIN = "left-main-coronary-artery"
+    LEFT_ANTERIOR_DESCENDING = "left-anterior-descending-artery"
+    CIRCUMFLEX = "circumflex-artery"
+    RIGHT_CORONARY = "right-coronary-artery"
+    PERICARDIUM = "pericardium"
+    ASCENDING_AORTA = "ascending-aorta"
+    DESCENDING_AORTA = "descending-aorta"
+    PULMONARY_TRUNK = "pulmonary-trunk"
+    LIVER = "liver"
+    SPLEEN = "spleen"
+    PANCREAS = "pancreas"
+    LEFT_KIDNEY = "left-kidney"
+    RIGHT_KIDNEY = "right-kidney"
+    VERTEBRA_T11 = "vertebra-t11"
+    VERTEBRA_T12 = "vertebra-t12"
+    VERTEBRA_L1 = "vertebra-l1"
+    VERTEBRA_L2 = "vertebra-l2"
+    VERTEBRA_L3 = "vertebra-l3"
+    VERTEBRA_L4 = "vertebra-l4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +76,40 @@ class Measurement:
     def __post_init__(self) -> None:
         if (self.value is None) == (self.refusal is None):
             raise ValueError("a measurement has either a value or a refusal")
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """One of several categories with the model's probabilities, or why there is none.
+
+    Attributes:
+        name: code in the CodeSystem `classification` (for example `breast-density`).
+        region: what was classified.
+        categories: codes of the categories, in the model's order.
+        probabilities: of each category, 0 to 1, together 1; empty when refused.
+        chosen: the category that stands; None exactly when `refusal` is set.
+        refusal: the reason; None exactly when `chosen` is set.
+    """
+
+    name: str
+    region: Region
+    categories: tuple[str, ...]
+    probabilities: tuple[float, ...] = ()
+    chosen: str | None = None
+    refusal: Refusal | None = None
+
+    def __post_init__(self) -> None:
+        if (self.chosen is None) == (self.refusal is None):
+            raise ValueError("a classification has either a category or a refusal")
+        if self.refusal is not None:
+            if self.probabilities:
+                raise ValueError("a refused classification has no probabilities")
+            return
+        if self.chosen not in self.categories or len(self.probabilities) != len(self.categories):
+            raise ValueError("a classification names one of its categories, each with a number")
+        # Half precision sums to 1 within 0.001; NaN is refused too.
+        if not (min(self.probabilities) >= 0 and abs(sum(self.probabilities) - 1) <= 1e-3):
+            raise ValueError("probabilities are not negative and sum to 1")
 
 
 @dataclass(frozen=True, slots=True)

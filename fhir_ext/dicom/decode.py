@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import imagecodecs
 import numpy as np
@@ -31,7 +31,7 @@ from pydicom.uid import (
 )
 
 from fhir_ext.dicom.headers import PARSE_ERRORS
-from fhir_ext.dicom.instances import Instance, PixelFormat, Rescale
+from fhir_ext.dicom.instances import PixelFormat, Rescale
 from fhir_ext.dicom.volume import PADDING_HU
 from fhir_ext.errors import RefusedInput
 
@@ -58,7 +58,17 @@ _DECODE_ERRORS = (
 )
 
 
-def check_pixels(instance: Instance) -> None:
+class _Encoded(Protocol):
+    """What has pixels: an `Instance` or a `Mammogram`."""
+
+    @property
+    def format(self) -> PixelFormat: ...
+
+    @property
+    def pixels(self) -> memoryview: ...
+
+
+def check_pixels(instance: _Encoded) -> None:
     """Refuse pixels that cannot be decoded or are fewer than promised, before memory is taken.
 
     Raises:

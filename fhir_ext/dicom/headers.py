@@ -82,6 +82,8 @@ _OTHERS = (
     "KVP",
     "ConvolutionKernel",
     "BurnedInAnnotation",
+    "CardiacSynchronizationTechnique",
+    "NominalPercentageOfCardiacPhase",
     "AcquisitionNumber",
     "TemporalPositionIdentifier",
     "SpacingBetweenSlices",

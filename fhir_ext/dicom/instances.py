@@ -185,6 +185,7 @@ def read_details(values: dict[str, bytes]) -> Acquisition:
         patient_age_years=_age(values),
         image_type=texts(values.get("ImageType")),
         burned_in_annotation=text(values.get("BurnedInAnnotation")) or None,
+        ecg_gated=_gated(values),
     )
 
 
@@ -251,6 +252,15 @@ def check_plane(orientation: tuple[float, ...], spacing: tuple[float, ...]) -> N
     lengths = (_dot(row, row), _dot(column, column))
     if max(abs(length - 1) for length in lengths) > 0.02 or abs(_dot(row, column)) > 0.01:
         raise RefusedInput("the directions of a slice are unusable", code="missing-geometry")
+
+
+def _gated(values: dict[str, bytes]) -> bool | None:
+    """ECG gating, where the header says something of it (PS3.3 C.7.6.18)."""
+    technique = text(values.get("CardiacSynchronizationTechnique"))
+    if technique:
+        return technique != "NONE"
+    # One number of VR FD: a phase can only be named where an ECG was recorded.
+    return True if len(values.get("NominalPercentageOfCardiacPhase", b"")) == 8 else None
 
 
 def _dot(first: tuple[float, ...], second: tuple[float, ...]) -> float:

@@ -54,6 +54,8 @@ _COMMON_KEYWORDS = (
     "KVP",
     "ConvolutionKernel",
     "BurnedInAnnotation",
+    "CardiacSynchronizationTechnique",
+    "NominalPercentageOfCardiacPhase",
     "AcquisitionNumber",
     "TemporalPositionIdentifier",
     "ImageOrientationPatient",

@@ -53,7 +53,13 @@ from fhir_ext.results import Region, ServiceResult
 SERIES_NUMBER_BASE: Final = 9000
 
 _SCHEME: Final = {codes.SCT: "SCT", codes.DCM: "DCM"}
-_UNITS: Final = {"%": "Percent", "[hnsf'U]": "Hounsfield unit", "mL": "milliliter"}
+_UNITS: Final = {
+    "%": "Percent",
+    "[hnsf'U]": "Hounsfield unit",
+    "mL": "milliliter",
+    "mm3": "cubic millimeter",
+    "1": "no units",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,26 @@ def build_sr(
     """
     if not evidence or not result.measurements:
         raise ValueError("an SR needs evidence and measurements")
+    by_hand = correction.by_hand if correction else frozenset()
+    regions = list(dict.fromkeys(item.region for item in result.measurements))
+    groups = [
+        _group(result, region, evidence if at == 0 else None, by_hand)
+        for at, region in enumerate(regions)
+    ]
+    content = report(result, groups, codes.COMPUTED_TOMOGRAPHY)
+    return document(result, content, evidence, issued, correction)
+
+
+def document(
+    result: ServiceResult,
+    content: MeasurementReport,
+    evidence: Sequence[Dataset],
+    issued: datetime,
+    correction: Correction | None = None,
+) -> Dataset:
+    """The SR around a report; arguments and errors as `build_sr`."""
+    if not evidence:
+        raise ValueError("an SR needs evidence")
     if issued.tzinfo is None:
         raise ValueError("an SR needs an aware time")
     first = evidence[0]
@@ -107,7 +133,7 @@ def build_sr(
     local = local_time(issued, first)
     sr = Comprehensive3DSR(
         evidence=sources,
-        content=_report(result, sources, correction.by_hand if correction else frozenset()),
+        content=content,
         series_instance_uid=dicom_uid(result.inference_key, "sr-series"),
         series_number=_series_number(first),
         sop_instance_uid=(
@@ -149,9 +175,12 @@ def build_sr(
     return sr
 
 
-def _report(
-    result: ServiceResult, evidence: Sequence[Dataset], by_hand: frozenset[tuple[str, Region]]
+def report(
+    result: ServiceResult,
+    groups: Sequence[MeasurementsAndQualitativeEvaluations],
+    procedure: Coding,
 ) -> MeasurementReport:
+    """TID 1500 around measurement groups, observed by the model version."""
     model = result.model
     observer = ObserverContext(
         observer_type=dictionary.DCM.Device,
@@ -163,14 +192,9 @@ def _report(
             serial_number=model.settings_hash,
         ),
     )
-    regions = list(dict.fromkeys(item.region for item in result.measurements))
-    groups = [
-        _group(result, region, evidence if at == 0 else None, by_hand)
-        for at, region in enumerate(regions)
-    ]
     return MeasurementReport(
         observation_context=ObservationContext(observer_device_context=observer),
-        procedure_reported=_concept(codes.COMPUTED_TOMOGRAPHY),
+        procedure_reported=concept(procedure),
         imaging_measurements=groups,
         title=dictionary.DCM.ImagingMeasurementReport,
     )
@@ -183,21 +207,17 @@ def _group(
     by_hand: frozenset[tuple[str, Region]],
 ) -> MeasurementsAndQualitativeEvaluations:
     """TID 1501 of one region: a whole organ, so no coordinates."""
+    side = codes.REGION_LATERALITY.get(region)
     mine = [item for item in result.measurements if item.region is region]
     return MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(
             uid=tracking_uid(result, region), identifier=codes.REGION_TEXT[region]
         ),
-        algorithm_id=AlgorithmIdentification(
-            name=result.model.id,
-            version=result.model.version,
-            parameters=[f"settings sha256 {result.model.settings_hash}"],
-            manufacturer=MANUFACTURER,
-        ),
+        algorithm_id=algorithm(result),
         finding_sites=[
             FindingSite(
-                anatomic_location=_concept(codes.REGION_SITE[region]),
-                laterality=_concept(codes.REGION_LATERALITY[region]),
+                anatomic_location=concept(codes.REGION_SITE[region]),
+                laterality=None if side is None else concept(side),
             )
         ],
         measurements=[
@@ -207,37 +227,49 @@ def _group(
         ],
         qualitative_evaluations=[
             QualitativeEvaluation(
-                name=_concept(codes.MEASUREMENT.coding(item.name)),
-                value=_concept(codes.REFUSAL_REASON.coding_or_other(item.refusal.rule)),
+                name=concept(codes.MEASUREMENT.coding(item.name)),
+                value=concept(codes.REFUSAL_REASON.coding_or_other(item.refusal.rule)),
             )
             for item in mine
             if item.refusal is not None
         ],
-        source_images=(
-            None
-            if sources is None
-            else [
-                SourceImageForMeasurementGroup(
-                    referenced_sop_class_uid=image.SOPClassUID,
-                    referenced_sop_instance_uid=image.SOPInstanceUID,
-                )
-                for image in sources
-            ]
-        ),
+        source_images=None if sources is None else source_images(sources),
     )
+
+
+def algorithm(result: ServiceResult) -> AlgorithmIdentification:
+    """TID 4019: the model version and its settings."""
+    return AlgorithmIdentification(
+        name=result.model.id,
+        version=result.model.version,
+        parameters=[f"settings sha256 {result.model.settings_hash}"],
+        manufacturer=MANUFACTURER,
+    )
+
+
+def source_images(sources: Sequence[Dataset]) -> list[SourceImageForMeasurementGroup]:
+    """References to the images that a group was made from."""
+    return [
+        SourceImageForMeasurementGroup(
+            referenced_sop_class_uid=image.SOPClassUID,
+            referenced_sop_instance_uid=image.SOPInstanceUID,
+        )
+        for image in sources
+    ]
 
 
 def _number(name: str, value: float, unit: str, by_hand: bool) -> Measurement:
     """TID 300: a standard concept where there is one, else ours; a human's number says so."""
     return Measurement(
-        name=_concept(codes.STANDARD_MEASUREMENT.get(name) or codes.MEASUREMENT.coding(name)),
+        name=concept(codes.STANDARD_MEASUREMENT.get(name) or codes.MEASUREMENT.coding(name)),
         value=value,
         unit=CodedConcept(value=unit, meaning=_UNITS.get(unit, unit), scheme_designator="UCUM"),
-        method=_concept(codes.HUMAN_VALUE.coding("human-value")) if by_hand else None,
+        method=concept(codes.HUMAN_VALUE.coding("human-value")) if by_hand else None,
     )
 
 
-def _concept(coding: Coding) -> CodedConcept:
+def concept(coding: Coding) -> CodedConcept:
+    """A coding of ours or of a standard as SR writes it."""
     return CodedConcept(
         value=coding.code,
         meaning=coding.display[:64],

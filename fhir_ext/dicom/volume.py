@@ -100,6 +100,8 @@ class Acquisition:
         patient_age_years: from PatientAge (0010,1010), else from birth and study date.
         image_type: ImageType (0008,0008) values.
         burned_in_annotation: BurnedInAnnotation (0028,0301).
+        ecg_gated: whether Cardiac Synchronization Technique (0018,9037) or Nominal Percentage
+            of Cardiac Phase (0020,9241) says so; None where both are silent.
     """
 
     modality: str
@@ -112,6 +114,7 @@ class Acquisition:
     patient_age_years: float | None = None
     image_type: tuple[str, ...] = ()
     burned_in_annotation: str | None = None
+    ecg_gated: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

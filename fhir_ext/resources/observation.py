@@ -68,19 +68,21 @@ def panel(result: ServiceResult, context: WriteContext) -> Json:
         KeyError: the service has no panel code.
     """
     code = codes.PANEL[result.service]
-    resource = _common(result, context, result_id(result.inference_key, "panel"), code)
+    resource = observation(result, context, result_id(result.inference_key, "panel"), code)
     resource["code"] = concept(codes.MEASUREMENT.coding(code))
     resource["identifier"] = [inference_identifier(result)]
     if context.sr_instance_uid:
-        resource["identifier"].append(_dicom_identifier(context.sr_instance_uid))
-    resource["bodySite"] = concept(codes.LUNG)
+        resource["identifier"].append(dicom_identifier(context.sr_instance_uid))
+    sites = {codes.REGION_SITE[m.region] for m in result.measurements}
+    if len(sites) == 1:
+        resource["bodySite"] = concept(*sites)
     resource["hasMember"] = [measurement_reference(result, m) for m in result.measurements]
     resource["component"] = [
-        _component(codes.SERIES_INSTANCE_UID, valueString=result.series_instance_uid)
+        component(codes.SERIES_INSTANCE_UID, valueString=result.series_instance_uid)
     ]
     if context.seg_instance_uid:
         resource["component"].append(
-            _component(codes.REFERENCED_SEGMENT, valueString=context.seg_instance_uid)
+            component(codes.REFERENCED_SEGMENT, valueString=context.seg_instance_uid)
         )
     return resource
 
@@ -91,7 +93,7 @@ def measurement(result: ServiceResult, item: Measurement, context: WriteContext)
     Raises:
         KeyError: the measurement has no code.
     """
-    resource = _common(result, context, _measurement_id(result, item), "imaging-measurement")
+    resource = observation(result, context, _measurement_id(result, item), "imaging-measurement")
     codings = [codes.MEASUREMENT.coding(item.name)]
     if item.name in codes.STANDARD_MEASUREMENT:
         codings.append(codes.STANDARD_MEASUREMENT[item.name])
@@ -107,13 +109,16 @@ def measurement(result: ServiceResult, item: Measurement, context: WriteContext)
             "code": item.unit,
         }
     else:
-        resource["dataAbsentReason"] = _absent(item.refusal)
-        resource["note"] = [{"text": _refusal_text(item.refusal)}]
+        resource["dataAbsentReason"] = absent_reason(item.refusal)
+        resource["note"] = [{"text": refusal_text(item.refusal)}]
+    side = codes.REGION_LATERALITY.get(item.region)
     resource["component"] = [
-        _component(
-            codes.LATERALITY, valueCodeableConcept=concept(codes.REGION_LATERALITY[item.region])
+        *(
+            [component(codes.LATERALITY, valueCodeableConcept=concept(side))]
+            if side is not None
+            else []
         ),
-        _component(codes.TRACKING_UID, valueString=tracking_uid(result, item.region)),
+        component(codes.TRACKING_UID, valueString=tracking_uid(result, item.region)),
     ]
     if item.name in codes.THRESHOLD_HU:
         threshold = {
@@ -123,7 +128,7 @@ def measurement(result: ServiceResult, item: Measurement, context: WriteContext)
             "code": "[hnsf'U]",
         }
         resource["component"].append(
-            _component(codes.THRESHOLD_ATTENUATION, valueQuantity=threshold)
+            component(codes.THRESHOLD_ATTENUATION, valueQuantity=threshold)
         )
     return resource
 
@@ -137,9 +142,10 @@ def _measurement_id(result: ServiceResult, item: Measurement) -> str:
     return result_id(result.inference_key, "measurement", item.name, str(item.region))
 
 
-def _common(
+def observation(
     result: ServiceResult, context: WriteContext, resource_id: str, profile_name: str
 ) -> Json:
+    """What all Observations of a result have in common; it says nothing yet."""
     resource: Json = {
         "resourceType": "Observation",
         "id": resource_id,
@@ -158,9 +164,9 @@ def _common(
 
 def _body_site(region: Region) -> Json:
     """SNOMED CT site; one side as an expression of the site and its laterality."""
-    site, side = codes.REGION_SITE[region], codes.REGION_LATERALITY[region]
+    site, side = codes.REGION_SITE[region], codes.REGION_LATERALITY.get(region)
     codings = [site]
-    if side is not codes.BILATERAL:
+    if side is not None and side is not codes.BILATERAL:
         refined = Coding(
             codes.SCT,
             f"{site.code}:{codes.LATERALITY.code}={side.code}",
@@ -170,20 +176,24 @@ def _body_site(region: Region) -> Json:
     return concept(*codings, text=codes.REGION_TEXT[region])
 
 
-def _absent(refusal: Refusal) -> Json:
+def absent_reason(refusal: Refusal) -> Json:
+    """Observation.dataAbsentReason: the general reason of HL7 and ours."""
     general = codes.ABSENT_ERROR if refusal.rule in codes.FAILED_ANALYSIS else codes.NOT_PERFORMED
     return concept(
-        general, codes.REFUSAL_REASON.coding_or_other(refusal.rule), text=_refusal_text(refusal)
+        general, codes.REFUSAL_REASON.coding_or_other(refusal.rule), text=refusal_text(refusal)
     )
 
 
-def _refusal_text(refusal: Refusal) -> str:
+def refusal_text(refusal: Refusal) -> str:
+    """A refusal in one line, for people."""
     return f"{refusal.rule}: found {refusal.seen}; needed {refusal.needed}"
 
 
-def _component(code: Coding, **value: Any) -> Json:
+def component(code: Coding, **value: Any) -> Json:
+    """Observation.component of one code and one value[x]."""
     return {"code": concept(code), **value}
 
 
-def _dicom_identifier(sop_instance_uid: str) -> Json:
+def dicom_identifier(sop_instance_uid: str) -> Json:
+    """Identifier of what also stands in a DICOM object."""
     return {"system": codes.DICOM_UID, "value": f"urn:oid:{sop_instance_uid}"}

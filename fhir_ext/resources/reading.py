@@ -9,16 +9,22 @@ from typing import Any, Final, Protocol
 from fhir_ext.resources.codes import (
     CONDITIONS,
     LATERALITY,
+    LUNG,
     MEASUREMENT,
     REFUSAL_REASON,
     REGION_LATERALITY,
+    REGION_SITE,
     SERIES_INSTANCE_UID,
 )
 from fhir_ext.results import Region
 
 Json = dict[str, Any]
 
-_REGION: Final = {side.code: region for region, side in REGION_LATERALITY.items()}
+#: Site and side, empty for what is not one of a pair, to region.
+_REGION: Final = {
+    (site.code, REGION_LATERALITY[region].code if region in REGION_LATERALITY else ""): region
+    for region, site in REGION_SITE.items()
+}
 
 
 class Reader(Protocol):
@@ -94,7 +100,13 @@ def read_member(observation: Json) -> MemberReading | None:
     """One member Observation; None when it is not one of ours."""
     name = _code(observation["code"], MEASUREMENT.url)
     side = component_of(observation, LATERALITY.code).get("valueCodeableConcept", {})
-    region = _REGION.get(next((c.get("code") for c in side.get("coding", [])), ""))
+    side_code = next((c.get("code", "") for c in side.get("coding", [])), "")
+    sites = [c.get("code", "") for c in observation.get("bodySite", {}).get("coding", [])]
+    # Others write a side alone; the lung is the only organ whose numbers are read from them.
+    sites = sites or [LUNG.code]
+    region = next(
+        (_REGION[site, side_code] for site in sites if (site, side_code) in _REGION), None
+    )
     if not name or region is None:
         return None
     quantity = observation.get("valueQuantity", {})

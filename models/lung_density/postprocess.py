@@ -10,7 +10,7 @@ import numpy.typing as npt
 from fhir_ext.results import Measurement, Refusal, Region
 from models.lung_density.conclusions import LAA_950, Thresholds
 from models.lung_density.operators import HISTOGRAM_HIGH, HISTOGRAM_LOW
-from models.manifest import Output
+from models.manifest import MeasurementOutput
 
 Histogram = npt.NDArray[np.int64]
 
@@ -75,7 +75,9 @@ def check_shares(histograms: npt.NDArray[np.int64], smallest: float) -> Refusal 
 
 
 def measurement(
-    output: Output, refused: Mapping[str, Refusal], numbers: Mapping[Region, Mapping[str, float]]
+    output: MeasurementOutput,
+    refused: Mapping[str, Refusal],
+    numbers: Mapping[Region, Mapping[str, float]],
 ) -> Measurement:
     """One output of the manifest as a number, or as what withholds it."""
     refusal = refused.get(output.name)

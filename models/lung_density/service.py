@@ -20,6 +20,7 @@ from models.lung_density.postprocess import (
 from models.lung_density.preprocess import reduce_volume
 from models.manifest import Manifest, ManifestError
 from models.registry import ServiceOutput
+from models.runtime.operators import operators_device
 
 
 class _Numbers(BaseModel):
@@ -66,7 +67,7 @@ class LungDensity:
                     for region, histogram in found.items()
                 }
         measurements = tuple(
-            measurement(output, refused, numbers) for output in self._manifest.outputs
+            measurement(output, refused, numbers) for output in self._manifest.measurements
         )
         risks, issues = conclude(measurements, self._numbers.thresholds)
         return ServiceOutput(measurements, risks, issues)
@@ -87,13 +88,8 @@ class LungDensity:
 
 
 def create(manifest: Manifest, device: str | None) -> LungDensity:
-    """What `models.registry` calls; makes torch on the CPU single-threaded in this process.
-
-    The operators wait for memory, not for cores. A second thread saves 0.1 s of an idle
-    machine; beside a busy HAPI or archive its hundreds of barriers cost 5 to 15 s a scan.
-    """
-    torch.set_num_threads(1)
-    return LungDensity(manifest, device)
+    """What `models.registry` calls; torch becomes single-threaded (`operators_device`)."""
+    return LungDensity(manifest, str(operators_device(device)))
 
 
 def _numbers_of(manifest: Manifest) -> _Numbers:

@@ -123,5 +123,5 @@ def _all_refused(manifest: Manifest, fetched: FetchedSeries) -> tuple[Measuremen
     )
     return tuple(
         Measurement(output.name, output.region, output.unit, refusal=refusal)
-        for output in manifest.outputs
+        for output in manifest.measurements
     )

@@ -150,5 +150,5 @@ def unit_of(member: Json, registry: Registry, service: str) -> str | None:
     names = {c["code"] for c in member["code"]["coding"] if c["system"] == codes.MEASUREMENT.url}
     if service not in registry.services():
         return None
-    outputs = registry.manifest(service).outputs
+    outputs = registry.manifest(service).measurements
     return next((output.unit for output in outputs if output.name in names), None)

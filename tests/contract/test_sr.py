@@ -16,12 +16,12 @@ import pytest
 from pydicom import Dataset
 from pydicom.sr.codedict import codes as dictionary
 from pydicom.uid import ExplicitVRLittleEndian
-from result_samples import ISSUED, KERNEL, MODEL, refused, result
+from result_samples import ISSUED, KERNEL, LUNGS, MODEL, refused, result
 
 from fhir_ext.resources import codes
 from fhir_ext.resources.ids import dicom_uid
 from fhir_ext.resources.observation import tracking_uid
-from fhir_ext.results import Region, ServiceResult
+from fhir_ext.results import ServiceResult
 
 STUDY, SERIES = "1.2.826.0.1.3680043.8.498.7", "1.2.826.0.1.3680043.8.498.7.1"
 INSTANCES = tuple(f"{SERIES}.{number}" for number in range(1, 4))
@@ -183,8 +183,8 @@ def test_read_back_by_highdicom() -> None:
     report = sr.content
     assert isinstance(report, hd.sr.MeasurementReport)
     groups = report.get_image_measurement_groups()
-    assert [group.tracking_uid for group in groups] == [tracking_uid(of, r) for r in Region]
-    for region, group in zip(Region, groups, strict=True):
+    assert [group.tracking_uid for group in groups] == [tracking_uid(of, r) for r in LUNGS]
+    for region, group in zip(LUNGS, groups, strict=True):
         (site,) = group.finding_sites
         assert site.value == dictionary.SCT.Lung
         assert site.laterality.value == codes.REGION_LATERALITY[region].code

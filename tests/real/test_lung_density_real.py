@@ -123,7 +123,7 @@ def series(real_data: Path) -> dict[str, CTVolume]:
 
 def assert_agree(output: ServiceOutput, other: dict[Region, Numbers]) -> None:
     """Tolerances: 1 % of volume, 5 HU of the mean, 0.1 points of LAA-950, 1.5 HU of Perc15."""
-    for region in Region:
+    for region in (Region.LUNGS, Region.LEFT_LUNG, Region.RIGHT_LUNG):
         ours, theirs = values(output, region), other[region]
         assert ours["lung-volume"] == pytest.approx(theirs.volume_ml, rel=0.01)
         assert ours["mean-lung-density"] == pytest.approx(theirs.mean_hu, abs=5)

@@ -44,6 +44,9 @@ ISSUE = Issue(
 )
 ISSUED = datetime(2026, 1, 5, 9, 30, 15, 123456, tzinfo=UTC)
 
+#: The regions of lung density.
+LUNGS = (Region.LUNGS, Region.LEFT_LUNG, Region.RIGHT_LUNG)
+
 _VALUES = {
     "lung-volume": ("mL", 5123.4),
     "mean-lung-density": ("[hnsf'U]", -842.11),
@@ -60,7 +63,7 @@ def measurements(withheld: dict[str, Refusal] | None = None) -> tuple[Measuremen
         if name in withheld
         else Measurement(name, region, unit, value=value)
         for name, (unit, value) in _VALUES.items()
-        for region in Region
+        for region in LUNGS
     )
 
 

@@ -54,7 +54,9 @@ def test_shipped_manifest_names_exactly_the_measurements() -> None:
     units = {"lung-volume": "mL", "mean-lung-density": "[hnsf'U]", "laa-950": "%"}
     units["perc15"] = "[hnsf'U]"
     assert {(o.name, o.region): o.unit for o in manifest.outputs} == {
-        (name, region): unit for name, unit in units.items() for region in Region
+        (name, region): unit
+        for name, unit in units.items()
+        for region in (Region.LUNGS, Region.LEFT_LUNG, Region.RIGHT_LUNG)
     }
     assert manifest.review == "always"
 
@@ -75,7 +77,7 @@ def test_shipped_manifest_names_exactly_the_measurements() -> None:
             10,
             "gates: Value error, gate coverage applies to no output",
         ),
-        ("region: lungs", "region: liver", 18, "outputs.0.region: "),
+        ("region: lungs", "region: elbow", 18, "outputs.0.region: "),
         ("valid: [0, 10]", "valid: [10, 0]", 18, "outputs.0.valid: "),
         ("settings:", "surplus: 1\nsettings:", 19, "surplus: Extra inputs"),
         ("  width: 2.0", "  width: [2", 21, ""),
@@ -149,7 +151,7 @@ def test_registry_lists_without_torch() -> None:
         "import sys\n"
         "from models.registry import Registry\n"
         "registry = Registry()\n"
-        "assert registry.services() == ('lung-density',), registry.services()\n"
+        "assert 'lung-density' in registry.services(), registry.services()\n"
         "registry.manifest('lung-density').identity()\n"
         "heavy = {'torch', 'cc3d', 'scipy', 'highdicom'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

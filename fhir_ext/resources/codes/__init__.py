@@ -41,6 +41,17 @@ from fhir_ext.resources.codes.base import (
     profile,
     resource_type,
 )
+from fhir_ext.resources.codes.classification import (
+    BOTH_BREASTS,
+    BREAST,
+    BREAST_DENSITY,
+    CATEGORIES,
+    CLASSIFICATION,
+    CLASSIFIED_SITE,
+    MAMMOGRAPHY,
+    STANDARD_CATEGORY,
+    STANDARD_CLASSIFICATION,
+)
 from fhir_ext.resources.codes.local import (
     DETECTED_ISSUE,
     ERROR,
@@ -133,6 +144,8 @@ LOCAL_SYSTEMS: Final[tuple[LocalSystem, ...]] = (
     REVIEW_STATUS,
     REVIEW_OUTPUT,
     HUMAN_VALUE,
+    CLASSIFICATION,
+    BREAST_DENSITY,
 )
 
 __all__ = [
@@ -148,8 +161,14 @@ __all__ = [
     "AUTHOR",
     "BILATERAL",
     "BODY_PARTS",
+    "BOTH_BREASTS",
+    "BREAST",
+    "BREAST_DENSITY",
     "CANONICAL",
+    "CATEGORIES",
     "CATEGORY_IMAGING",
+    "CLASSIFICATION",
+    "CLASSIFIED_SITE",
     "CLINICIAN_ASSERTED",
     "COMPUTED_TOMOGRAPHY",
     "CONDITIONS",
@@ -175,6 +194,7 @@ __all__ = [
     "LN",
     "LOCAL_SYSTEMS",
     "LUNG",
+    "MAMMOGRAPHY",
     "MANUFACTURER",
     "MEAN_ATTENUATION",
     "MEASUREMENT",
@@ -210,6 +230,8 @@ __all__ = [
     "SCT",
     "SERIES_INSTANCE_UID",
     "SOURCE_ROLE",
+    "STANDARD_CATEGORY",
+    "STANDARD_CLASSIFICATION",
     "STANDARD_MEASUREMENT",
     "STANDARD_OUTCOME",
     "TASK_REASON",

@@ -5,6 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from fhir_ext.resources.codes.base import LocalSystem, local_codes
+from fhir_ext.resources.codes.networks import NETWORK_FAILURES
+from fhir_ext.resources.codes.segments import (
+    SEGMENT_ISSUES,
+    SEGMENT_MEASUREMENTS,
+    SEGMENT_REFUSALS,
+)
 
 _OTHER = ("other", "Other", "A reason that has no code of its own; the text says which.")
 
@@ -40,7 +46,8 @@ MEASUREMENT: Final = LocalSystem(
             "15th percentile of lung density",
             "Attenuation below which 15 percent of the lung's voxels lie.",
         ),
-    ),
+    )
+    + SEGMENT_MEASUREMENTS,
 )
 
 # Ours: why something was not done
@@ -93,8 +100,32 @@ REFUSAL_REASON: Final = LocalSystem(
         ("duplicate", "Duplicate instance", "The same instance came more than once."),
         ("corrupt-pixels", "Pixels corrupt", "The pixel data cannot be decoded."),
         ("wrong-study", "Wrong study", "The instance belongs to another study."),
+        ("breast-implant", "Breast implant", "A breast holds an implant."),
+        (
+            "presentation-intent",
+            "Raw image",
+            "The images are made for processing, not for reading.",
+        ),
+        ("laterality", "Side unclear", "The side is not stated, or stated in two ways."),
+        ("mammography-view", "View unclear", "The view is not stated, or stated in two ways."),
+        (
+            "special-view",
+            "Special view",
+            "In place of a standard view there is one with compression, magnification or another "
+            "modifier.",
+        ),
+        ("missing-view", "View missing", "A view that is needed is not there."),
+        ("duplicate-view", "View twice", "A view that is needed is there more than once."),
+        ("image-size", "Image too small", "The image is smaller than what the model looks at."),
+        (
+            "patient-orientation",
+            "Orientation contradicts",
+            "The pixels lie otherwise than the header says.",
+        ),
+        ("blank-image", "Blank image", "All pixels are the same."),
         ("no-slices", "No slices", "The series holds no slice that can be used."),
         ("model-not-installed", "Model not installed", "The model or its weights are missing."),
+        *((item.code, item.display, item.definition) for item in SEGMENT_REFUSALS),
         _OTHER,
     ),
 )
@@ -132,7 +163,8 @@ DETECTED_ISSUE: Final = LocalSystem(
             "Low attenuation areas of the lungs reach the threshold of CT emphysema, and no "
             "emphysema is on the problem list.",
         ),
-    ),
+    )
+    + SEGMENT_ISSUES,
 )
 
 TASK_TYPE: Final = LocalSystem(
@@ -181,6 +213,7 @@ TASK_REASON: Final = LocalSystem(
         ("token-refused", "No token", "The token endpoint refuses our credentials."),
         ("worker-crashed", "Worker crashed", "The work ended its worker again and again."),
         ("model-not-installed", "Model not installed", "The model or its weights are missing."),
+        *NETWORK_FAILURES,
         ("parked", "Parked", "The work cannot go on by itself."),
         ("internal", "Internal error", "An error in this software; the log names the incident."),
         _OTHER,

@@ -7,6 +7,15 @@ from types import MappingProxyType
 from typing import Final
 
 from fhir_ext.resources.codes.base import SCT, Coding
+from fhir_ext.resources.codes.classification import BREAST
+from fhir_ext.resources.codes.segments import (
+    SEGMENT_FAILED,
+    SEGMENT_LATERALITY,
+    SEGMENT_PANEL,
+    SEGMENT_SITE,
+    SEGMENT_STANDARD,
+    SEGMENT_TEXT,
+)
 from fhir_ext.resources.codes.standard import (
     BILATERAL,
     EMPHYSEMA,
@@ -20,28 +29,61 @@ from fhir_ext.results import Region
 
 #: Standard codes that say what a measurement of ours says.
 STANDARD_MEASUREMENT: Final[Mapping[str, Coding]] = MappingProxyType(
-    {"lung-volume": VOLUME, "mean-lung-density": MEAN_ATTENUATION}
+    {"lung-volume": VOLUME, "mean-lung-density": MEAN_ATTENUATION, **SEGMENT_STANDARD}
 )
 
 #: HU at and below which a voxel counts, by measurement.
 THRESHOLD_HU: Final[Mapping[str, int]] = MappingProxyType({"laa-950": -950})
 
 #: Panel of each service.
-PANEL: Final[Mapping[str, str]] = MappingProxyType({"lung-density": "lung-density-panel"})
+PANEL: Final[Mapping[str, str]] = MappingProxyType(
+    {"lung-density": "lung-density-panel", "segment-measurements": SEGMENT_PANEL}
+)
 
 #: Refusals that follow from looking at the pixels, not from the acquisition.
-FAILED_ANALYSIS: Final = frozenset({"lung-mask-implausible", "implausible-value"})
+FAILED_ANALYSIS: Final = frozenset(
+    {
+        "lung-mask-implausible",
+        "implausible-value",
+        "blank-image",
+        "patient-orientation",
+        *SEGMENT_FAILED,
+    }
+)
 
-REGION_SITE: Final[Mapping[Region, Coding]] = MappingProxyType(dict.fromkeys(Region, LUNG))
+REGION_SITE: Final[Mapping[Region, Coding]] = MappingProxyType(
+    {
+        Region.LUNGS: LUNG,
+        Region.LEFT_LUNG: LUNG,
+        Region.RIGHT_LUNG: LUNG,
+        Region.BREASTS: BREAST,
+        **SEGMENT_SITE,
+    }
+)
+#: Regions that are not one of a pair have no side.
 REGION_LATERALITY: Final[Mapping[Region, Coding]] = MappingProxyType(
-    {Region.LUNGS: BILATERAL, Region.LEFT_LUNG: LEFT, Region.RIGHT_LUNG: RIGHT}
+    {
+        Region.LUNGS: BILATERAL,
+        Region.LEFT_LUNG: LEFT,
+        Region.RIGHT_LUNG: RIGHT,
+        Region.BREASTS: BILATERAL,
+        **SEGMENT_LATERALITY,
+    }
 )
 REGION_TEXT: Final[Mapping[Region, str]] = MappingProxyType(
-    {Region.LUNGS: "Both lungs", Region.LEFT_LUNG: "Left lung", Region.RIGHT_LUNG: "Right lung"}
+    {
+        Region.LUNGS: "Both lungs",
+        Region.LEFT_LUNG: "Left lung",
+        Region.RIGHT_LUNG: "Right lung",
+        Region.BREASTS: "Both breasts",
+        **SEGMENT_TEXT,
+    }
 )
 
 #: Names of units for people; the codes are UCUM.
-UNIT_TEXT: Final[Mapping[str, str]] = MappingProxyType({"[hnsf'U]": "HU", "mL": "mL", "%": "%"})
+UNIT_TEXT: Final[Mapping[str, str]] = MappingProxyType(
+    {"[hnsf'U]": "HU", "mL": "mL", "%": "%", "mm": "mm", "mm3": "mm³", "1": "1"}
+)
 
 #: Standard codes of the outcomes in `RISK_OUTCOME`.
 STANDARD_OUTCOME: Final[Mapping[str, Coding]] = MappingProxyType({"emphysema": EMPHYSEMA})

@@ -95,49 +95,56 @@ def _observation(*elements: Json) -> tuple[Json, ...]:
 
 _SERIES: Final = codes.SERIES_INSTANCE_UID
 
-PANEL: Final = _profile(
-    "lung-density-panel",
-    "Observation",
-    "Lung density panel",
-    "Groups what one model version measured on one CT series.",
-    *_observation(
-        _element(
-            "Observation.code",
-            patternCodeableConcept=_pattern(codes.MEASUREMENT.coding("lung-density-panel")),
-        ),
-        _required("Observation.subject", "Patient"),
-        _element("Observation.value[x]", max="0"),
-        _required("Observation.device", "Device"),
-        _required("Observation.hasMember", "Observation"),
-        _required("Observation.derivedFrom", "ImagingStudy"),
-        _element(
-            "Observation.component",
-            min=1,
-            slicing={
-                "discriminator": [{"type": "pattern", "path": "code"}],
-                "rules": "open",
+
+def _panel(name: str) -> Json:
+    """Profile of the panel of one service."""
+    coding = codes.MEASUREMENT.coding(name)
+    return _profile(
+        name,
+        "Observation",
+        coding.display if coding.display.endswith("panel") else f"{coding.display}: panel",
+        "Groups what one model version measured on one CT series.",
+        *_observation(
+            _element(
+                "Observation.code",
+                patternCodeableConcept=_pattern(coding),
+            ),
+            _required("Observation.subject", "Patient"),
+            _element("Observation.value[x]", max="0"),
+            _required("Observation.device", "Device"),
+            _required("Observation.hasMember", "Observation"),
+            _required("Observation.derivedFrom", "ImagingStudy"),
+            _element(
+                "Observation.component",
+                min=1,
+                slicing={
+                    "discriminator": [{"type": "pattern", "path": "code"}],
+                    "rules": "open",
+                },
+            ),
+            {
+                "id": "Observation.component:series",
+                "path": "Observation.component",
+                "sliceName": "series",
+                "min": 1,
+                "max": "1",
+            },
+            {
+                "id": "Observation.component:series.code",
+                "path": "Observation.component.code",
+                "patternCodeableConcept": _pattern(_SERIES),
+            },
+            {
+                "id": "Observation.component:series.value[x]",
+                "path": "Observation.component.value[x]",
+                "min": 1,
+                "type": [{"code": "string"}],
             },
         ),
-        {
-            "id": "Observation.component:series",
-            "path": "Observation.component",
-            "sliceName": "series",
-            "min": 1,
-            "max": "1",
-        },
-        {
-            "id": "Observation.component:series.code",
-            "path": "Observation.component.code",
-            "patternCodeableConcept": _pattern(_SERIES),
-        },
-        {
-            "id": "Observation.component:series.value[x]",
-            "path": "Observation.component.value[x]",
-            "min": 1,
-            "type": [{"code": "string"}],
-        },
-    ),
-)
+    )
+
+
+PANELS: Final = tuple(_panel(name) for name in codes.PANEL.values())
 
 MEASUREMENT: Final = _profile(
     "imaging-measurement",
@@ -207,4 +214,4 @@ REVIEW_TASK: Final = _profile(
     _required("Task.input"),
 )
 
-PROFILES: Final = (PANEL, MEASUREMENT, RISK_ASSESSMENT, DETECTED_ISSUE, REVIEW_TASK)
+PROFILES: Final = (*PANELS, MEASUREMENT, RISK_ASSESSMENT, DETECTED_ISSUE, REVIEW_TASK)

@@ -1,0 +1,88 @@
+"""Checks over several fields of a manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from models.manifest.base import Location, inconsistent
+from models.manifest.runtimes import NetworkRuntime
+
+if TYPE_CHECKING:
+    from models.manifest.model import Manifest
+
+
+def check_consistency(manifest: Manifest) -> None:
+    """Raise the first thing that contradicts another.
+
+    Raises:
+        PydanticCustomError: with the place, see `base.inconsistent`.
+    """
+    for at, reason in _contradictions(manifest):
+        raise inconsistent(at, reason)
+
+
+def _contradictions(manifest: Manifest) -> Iterator[tuple[Location, str]]:
+    yield from _tensors(manifest)
+    yield from _review(manifest)
+    yield from _evaluation(manifest)
+    yield from _cases(manifest)
+    runtime = manifest.runtime
+    if isinstance(runtime, NetworkRuntime):
+        fixed = runtime.fixed_batch
+        if fixed is not None and manifest.batching.max_size > fixed:
+            yield ("batching", "max_size"), f"the network takes batches of {fixed} only"
+
+
+def _tensors(manifest: Manifest) -> Iterator[tuple[Location, str]]:
+    runtime = manifest.runtime
+    known = set()
+    if isinstance(runtime, NetworkRuntime):
+        known = {tensor.name for tensor in runtime.outputs}
+    for index, output in enumerate(manifest.outputs):
+        if output.tensor is not None and output.tensor not in known:
+            yield ("outputs", index, "tensor"), "is no output of the runtime"
+        doubt = output.uncertainty
+        if doubt is not None and doubt.tensor is not None and doubt.tensor not in known:
+            yield ("outputs", index, "uncertainty", "tensor"), "is no output of the runtime"
+
+
+def _review(manifest: Manifest) -> Iterator[tuple[Location, str]]:
+    if manifest.review_rules and manifest.review != "rule":
+        yield ("review_rules",), "are only for review: rule"
+    names = {output.name for output in manifest.outputs}
+    for index, rule in enumerate(manifest.review_rules):
+        if rule.output not in names:
+            yield ("review_rules", index, "output"), "is no output of the model"
+
+
+def _evaluation(manifest: Manifest) -> Iterator[tuple[Location, str]]:
+    names = {output.name for output in manifest.outputs}
+    for index, evaluation in enumerate(manifest.evaluation):
+        for place, metric in enumerate(evaluation.metrics):
+            if metric.output is not None and metric.output not in names:
+                at = ("evaluation", index, "metrics", place, "output")
+                yield at, "is no output of the model"
+        for place, part in enumerate(evaluation.subgroups):
+            if part.count > evaluation.count:
+                at = ("evaluation", index, "subgroups", place, "count")
+                yield at, "is more than the evaluation has"
+
+
+def _cases(manifest: Manifest) -> Iterator[tuple[Location, str]]:
+    outputs = {output.name for output in manifest.outputs}
+    runtime = manifest.runtime
+    tensors = set()
+    if isinstance(runtime, NetworkRuntime):
+        tensors = {tensor.name for tensor in runtime.outputs}
+    names: set[str] = set()
+    for index, case in enumerate(manifest.cases):
+        if case.name in names:
+            yield ("cases", index, "name"), "two cases have the same name"
+        names.add(case.name)
+        for place, expected in enumerate(case.expect):
+            if expected.output not in (tensors if expected.tensors else outputs):
+                yield ("cases", index, "expect", place, "output"), "is no output of the model"
+            if (case.input.kind == "tensors") != (expected.tensors is not None):
+                at = ("cases", index, "expect", place)
+                yield at, "tensors are expected of tensors, values and refusals of images"

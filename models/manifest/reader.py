@@ -1,0 +1,111 @@
+"""Reads `manifest.yaml`; errors name the file, the line and the reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from models.manifest.base import Location, ManifestError, Problem
+from models.manifest.model import Manifest
+from models.manifest.outputs import OUTPUT_KINDS
+from models.manifest.runtimes import RUNTIME_KINDS
+
+#: Largest manifest, in bytes.
+MAX_BYTES = 1_000_000
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check one manifest.
+
+    Raises:
+        ManifestError: unreadable, not YAML, or not a manifest; with every problem that is
+            found and its line.
+    """
+    text = _text(path)
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        _check_keys(root)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise ManifestError(f"{path}:{mark.line + 1 if mark else 1}: {problem}") from error
+    except RecursionError as error:
+        raise ManifestError(f"{path}:1: nested too deeply") from error
+    try:
+        return Manifest.model_validate(data)
+    except ValidationError as error:
+        problems = tuple(_problem(root, item) for item in error.errors(include_url=False))
+        lines = (f"{path}:{item.line}: {item.field}: {item.reason}" for item in problems)
+        raise ManifestError("\n".join(lines), problems) from error
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ManifestError(f"{path}: cannot be read: longer than {MAX_BYTES} bytes")
+        return data.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestError(f"{path}: cannot be read: {type(error).__name__}") from error
+
+
+def _check_keys(node: yaml.Node | None) -> None:
+    """YAML 1.2 section 3.2.1.1: keys are unique. PyYAML takes the last one silently.
+
+    Raises:
+        yaml.MarkedYAMLError: a key appears twice, or is no scalar, or a node is an alias:
+            a few lines of aliases expand to more than any memory.
+    """
+    seen: set[int] = set()
+    waiting = [node] if node is not None else []
+    while waiting:
+        item = waiting.pop()
+        if id(item) in seen:
+            raise yaml.MarkedYAMLError(problem="aliases are not read", problem_mark=item.start_mark)
+        seen.add(id(item))
+        if isinstance(item, yaml.SequenceNode):
+            waiting.extend(item.value)
+        elif isinstance(item, yaml.MappingNode):
+            names = set()
+            for key, value in item.value:
+                if not isinstance(key, yaml.ScalarNode) or key.value in names:
+                    raise yaml.MarkedYAMLError(
+                        problem="a key appears twice or is no text", problem_mark=key.start_mark
+                    )
+                names.add(key.value)
+                waiting.append(value)
+
+
+def _problem(root: yaml.Node | None, error: Any) -> Problem:
+    """What pydantic found, at the place where the author can look."""
+    location: Location = (error.get("ctx") or {}).get("at") or error["loc"]
+    line, names = _walk(root, location)
+    return Problem(line, ".".join(names) or "manifest", error["msg"])
+
+
+def _walk(node: yaml.Node | None, location: Location) -> tuple[int, list[str]]:
+    """(line, names) of the deepest node that the path of an error leads to; lines from 1.
+
+    A path also holds names that are not in the file: those of the members of a union.
+    """
+    line = 1 if node is None else node.start_mark.line + 1
+    names: list[str] = []
+    for part in location:
+        inside = None
+        if isinstance(node, yaml.MappingNode):
+            inside = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if inside is not None:
+                node, line = inside[1], inside[0].start_mark.line + 1
+        elif (
+            isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value)
+        ):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        if inside is not None or part not in OUTPUT_KINDS | RUNTIME_KINDS:
+            names.append(str(part))
+    return line, names

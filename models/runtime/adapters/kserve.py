@@ -1,0 +1,209 @@
+"""Models of a server that speaks the Open Inference Protocol (KServe v2) over HTTP/REST.
+
+https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol, the JSON
+form, which every server has to take.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import orjson
+import requests
+
+from fhir_ext.clients.http import transport_errors
+from fhir_ext.errors import UpstreamUnavailable
+from fhir_ext.outgoing import read_bounded
+from models.manifest.runtimes import KServeRuntime, Tensor
+from models.runtime.base import Array, Arrays, ModelFailure, Session
+from models.runtime.options import Options
+from models.runtime.weights import Verified
+
+#: Element types of the protocol.
+DATATYPES = {
+    "bool": "BOOL",
+    "uint8": "UINT8",
+    "uint16": "UINT16",
+    "int8": "INT8",
+    "int16": "INT16",
+    "int32": "INT32",
+    "int64": "INT64",
+    "float16": "FP16",
+    "float32": "FP32",
+    "float64": "FP64",
+}
+_SERVER = "the model server"
+
+
+class KServeSession:
+    """A model elsewhere. Holds a pool of connections and nothing of the model.
+
+    Args:
+        runtime: of the manifest.
+        session: of `OutgoingGuard.session`.
+    """
+
+    def __init__(self, runtime: KServeRuntime, session: requests.Session) -> None:
+        self._runtime, self._session = runtime, session
+        version = f"/versions/{quote(runtime.model_version)}" if runtime.model_version else ""
+        self._url = f"{runtime.url.rstrip('/')}/v2/models/{quote(runtime.model)}{version}"
+        self._outputs = {tensor.name: tensor for tensor in runtime.outputs}
+
+    @property
+    def memory_bytes(self) -> int:
+        return 0
+
+    def run(self, batch: Arrays) -> dict[str, Array]:
+        """See `Session.run`.
+
+        Raises:
+            ModelFailure: `model-answer`: not what the protocol or the manifest say.
+            UpstreamError: down, overloaded, or slower than `deadline_s`.
+        """
+        body = orjson.dumps(
+            {
+                "inputs": [_written(tensor, batch[tensor.name]) for tensor in self._runtime.inputs],
+                "outputs": [{"name": name} for name in self._outputs],
+            },
+            option=orjson.OPT_SERIALIZE_NUMPY,
+        )
+        if len(body) > self._runtime.max_mb * 1e6:
+            raise ModelFailure("model-input", f"a request of {len(body)} bytes is over max_mb")
+        answer = self._call("POST", f"{self._url}/infer", body)
+        listed = answer.get("outputs")
+        if not isinstance(listed, list):
+            raise ModelFailure("model-answer", "no outputs")
+        found = dict(_read(item, self._outputs) for item in listed)
+        if found.keys() != self._outputs.keys() or len(listed) != len(found):
+            raise ModelFailure("model-answer", f"{len(listed)} outputs")
+        return found
+
+    def check_ready(self) -> None:
+        """Ask the server whether the model is there and has the manifest's tensors.
+
+        Raises:
+            ModelFailure: `model-answer`: it has others.
+            UpstreamError: the server is down, or the model is not ready.
+        """
+        self._call("GET", f"{self._url}/ready", None, empty=True)
+        stated = self._call("GET", self._url, None)
+        for part in ("inputs", "outputs"):
+            # A server may say nothing about tensors (MLServer does without settings).
+            if listed := stated.get(part):
+                _compare(listed, getattr(self._runtime, part), part)
+
+    def close(self) -> None:
+        self._session.close()
+
+    def _call(self, method: str, url: str, body: bytes | None, *, empty: bool = False) -> Any:
+        deadline = time.monotonic() + self._runtime.deadline_s
+        limit = int(self._runtime.max_mb * 1e6)
+        headers = {"Accept": "application/json", "Content-Type": "application/json"}
+        with (
+            transport_errors(_SERVER),
+            self._session.request(
+                method,
+                url,
+                data=body,
+                headers=headers,
+                stream=True,
+                timeout=self._runtime.deadline_s,
+            ) as response,
+        ):
+            code = response.status_code
+            if code in (408, 429) or code >= 500:
+                raise UpstreamUnavailable(f"{_SERVER} answered {code}")
+            data = read_bounded(response, _SERVER, limit, deadline)
+        if code != 200:
+            raise ModelFailure("model-answer", f"status {code}")
+        if empty:
+            return {}
+        try:
+            found = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            raise ModelFailure("model-answer", "no JSON") from error
+        if not isinstance(found, dict):
+            raise ModelFailure("model-answer", "no JSON object")
+        return found
+
+
+def load(runtime: KServeRuntime, files: Sequence[Verified], options: Options) -> Session:
+    """A session of a remote model. The server is not called yet.
+
+    Raises:
+        RefusedAddress: the installation does not allow the address.
+        ModelFailure: `model-not-installed`: remote models are not allowed here at all.
+    """
+    del files
+    if options.guard is None:
+        raise ModelFailure("model-not-installed", "remote models are not allowed here")
+    options.guard.check(runtime.url)
+    session = options.guard.session(options.auth, timedelta(seconds=runtime.deadline_s))
+    return KServeSession(runtime, session)
+
+
+def _written(tensor: Tensor, array: Array) -> dict[str, Any]:
+    # numpy's float16 is not known to orjson; float32 holds every one of them.
+    wide = array.astype(np.float32) if array.dtype == np.float16 else array
+    return {
+        "name": tensor.name,
+        "shape": list(array.shape),
+        "datatype": DATATYPES[tensor.dtype],
+        "data": np.ascontiguousarray(wide).reshape(-1),
+    }
+
+
+def _read(item: Any, outputs: dict[str, Tensor]) -> tuple[str, Array]:
+    """(name, array) of one output of the answer."""
+    entry = item if isinstance(item, dict) else {}
+    tensor = outputs.get(str(entry.get("name")))
+    if tensor is None:
+        raise ModelFailure("model-answer", "an output that was not asked for")
+    if entry.get("datatype") != DATATYPES[tensor.dtype]:
+        raise ModelFailure("model-answer", f"{tensor.name} has another datatype")
+    shape, data = entry.get("shape"), entry.get("data")
+    if not isinstance(shape, list) or not all(map(_is_length, shape)):
+        raise ModelFailure("model-answer", f"{tensor.name} has no shape")
+    if not isinstance(data, list):
+        raise ModelFailure("model-answer", f"{tensor.name} has no data")
+    return tensor.name, _array(tensor, shape, data)
+
+
+def _is_length(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _array(tensor: Tensor, shape: list[int], data: list[Any]) -> Array:
+    """The numbers in the tensor's type; nested lists are allowed by the protocol."""
+    wanted = np.dtype(tensor.dtype)
+    try:
+        raw = np.array(data)
+    except ValueError as error:
+        raise ModelFailure("model-answer", f"{tensor.name} is ragged") from error
+    # JSON has no NaN: a server writes null, and numpy then makes objects.
+    kinds = {"b": "b", "f": "fiu"}.get(wanted.kind, "iu")
+    if raw.size != math.prod(shape) or (raw.size and raw.dtype.kind not in kinds):
+        raise ModelFailure("model-answer", f"{tensor.name} holds something else than numbers")
+    if wanted.kind in "iu" and raw.size:
+        limits = np.iinfo(wanted)
+        if raw.min() < limits.min or raw.max() > limits.max:
+            raise ModelFailure("model-answer", f"{tensor.name} holds numbers out of range")
+    # What is too large becomes infinity, which is looked for with all that comes out.
+    with np.errstate(over="ignore"):
+        return raw.astype(wanted).reshape(shape)
+
+
+def _compare(listed: Any, tensors: Sequence[Tensor], part: str) -> None:
+    stated = {
+        str(item.get("name")): item.get("datatype")
+        for item in (listed if isinstance(listed, list) else [])
+        if isinstance(item, dict)
+    }
+    if stated != {tensor.name: DATATYPES[tensor.dtype] for tensor in tensors}:
+        raise ModelFailure("model-answer", f"the server's model has other {part}")

@@ -1,0 +1,74 @@
+"""The manifest's `settings` by topic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from models.manifest import Manifest, ManifestError
+from models.segment_measurements.aorta import ArchSettings
+from models.segment_measurements.calcium import CalciumSettings
+from models.segment_measurements.conclusions import Thresholds
+from models.segment_measurements.tubes import TubeSettings
+
+
+class Numbers(BaseModel):
+    """`settings` and `thresholds` of the manifest: exactly these.
+
+    Attributes:
+        axial_degrees: lean of a slice's normal from the patient's axis that is axial still.
+        blood_hu, blood_rim_mm, blood_min_ml: when blood is enhanced, and where it is measured.
+        vertebra_rim_mm, vertebra_min_ml: core of a vertebra.
+        organ_rim_mm, organ_min_ml: core of liver and spleen.
+        fat_low_hu, fat_high_hu: closed bounds of fat.
+        outside_limit: largest share of a segment outside of the images.
+        cut_limit: largest share of a segment's widest cut on the edge of the images.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    calcium: CalciumSettings
+    tube: TubeSettings
+    arch: ArchSettings
+    thresholds: Thresholds
+    axial_degrees: float
+    blood_hu: float
+    blood_rim_mm: float
+    blood_min_ml: float
+    vertebra_rim_mm: float
+    vertebra_min_ml: float
+    organ_rim_mm: float
+    organ_min_ml: float
+    fat_low_hu: int
+    fat_high_hu: int
+    outside_limit: float
+    cut_limit: float
+
+
+def numbers_of(manifest: Manifest) -> Numbers:
+    """Settings and thresholds, checked.
+
+    Raises:
+        ManifestError: one is missing, unknown or of the wrong type.
+    """
+    own: dict[str, object] = dict(manifest.settings)
+    try:
+        return Numbers.model_validate(
+            {
+                "calcium": {name: own.pop(name, None) for name in CalciumSettings.model_fields},
+                "tube": _topic(own, "tube_"),
+                "arch": _topic(own, "arch_"),
+                "thresholds": dict(manifest.thresholds),
+                **own,
+            }
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ManifestError(f"manifest of {manifest.id}: {field}: {first['msg']}") from error
+
+
+def _topic(own: dict[str, object], prefix: str) -> Mapping[str, object]:
+    names = [name for name in own if name.startswith(prefix)]
+    return {name.removeprefix(prefix): own.pop(name) for name in names}
