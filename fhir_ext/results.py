@@ -56,6 +56,21 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Uncertainty:
+    """How far a number may be off, in its own unit.
+
+    Attributes:
+        kind: `sd`, standard deviation; `interval`, half width of a confidence interval.
+        value: above 0.
+        level: of the interval, 0 to 1; None for `sd`.
+    """
+
+    kind: Literal["sd", "interval"]
+    value: float
+    level: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """One number, or the reason why it is withheld.
 
@@ -65,6 +80,7 @@ class Measurement:
         unit: UCUM unit of `value`.
         value: the number; None exactly when `refusal` is set.
         refusal: the reason; None exactly when `value` is set.
+        uncertainty: how far the number may be off; None when the model does not say.
     """
 
     name: str
@@ -72,10 +88,13 @@ class Measurement:
     unit: str
     value: float | None = None
     refusal: Refusal | None = None
+    uncertainty: Uncertainty | None = None
 
     def __post_init__(self) -> None:
         if (self.value is None) == (self.refusal is None):
             raise ValueError("a measurement has either a value or a refusal")
+        if self.refusal is not None and self.uncertainty is not None:
+            raise ValueError("a withheld number has no uncertainty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +129,40 @@ class Classification:
         # Half precision sums to 1 within 0.001; NaN is refused too.
         if not (min(self.probabilities) >= 0 and abs(sum(self.probabilities) - 1) <= 1e-3):
             raise ValueError("probabilities are not negative and sum to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One place that a model points at.
+
+    Attributes:
+        name: code of the output in the CodeSystem `detection` (for example `lung-nodule`).
+        region: organ that was searched.
+        category: class of what was found, by the manifest.
+        score: the model's own number, 0 to 1; not a probability of disease.
+        centre_mm: (x, y, z) in the patient coordinate system (LPS, PS3.3 C.7.6.2.1.1), mm.
+        size_mm: full width of the box along x, y and z, mm.
+    """
+
+    name: str
+    region: Region
+    category: str
+    score: float
+    centre_mm: tuple[float, float, float]
+    size_mm: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesSource:
+    """A series beside the main one that a result rests on.
+
+    Attributes:
+        series_instance_uid: DICOM Series Instance UID.
+        sop_instance_uids: the instances used, sorted.
+    """
+
+    series_instance_uid: str
+    sop_instance_uids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +232,18 @@ class ServiceResult:
             (`fhir_ext.resources.ids`).
         study_instance_uid, series_instance_uid: what was looked at.
         sop_instance_uids: the instances used, sorted by SOP Instance UID.
-        status: `done` when at least one number stands; `refused` when none does.
+        status: `done` when at least one number or category stands, or places were looked for;
+            `refused` when nothing stands.
         measurements: numbers and withheld numbers, in the manifest's order.
         risks, issues: what follows from the numbers; empty when refused.
+        classifications: categories and withheld categories, in the manifest's order.
+        detections: places that were found, highest score first.
+        further: other series that were looked at, sorted by UID.
+        notes: (name of an output, sentence) that a reader must know beside it.
+        frame_of_reference_uid: of `detections`; empty when there is none.
+        seg_instance_uid, seg_series_instance_uid: the SEG in the archive that holds the masks
+            of this result; None when it has none.
+        whole_study: the result speaks of the study, not of the one series.
     """
 
     service: str
@@ -191,9 +253,24 @@ class ServiceResult:
     series_instance_uid: str
     sop_instance_uids: tuple[str, ...]
     status: Literal["done", "refused"]
-    measurements: tuple[Measurement, ...]
+    measurements: tuple[Measurement, ...] = ()
     risks: tuple[Risk, ...] = ()
     issues: tuple[Issue, ...] = ()
+    classifications: tuple[Classification, ...] = ()
+    detections: tuple[Detection, ...] = ()
+    further: tuple[SeriesSource, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
+    frame_of_reference_uid: str = ""
+    seg_instance_uid: str | None = None
+    seg_series_instance_uid: str | None = None
+    whole_study: bool = False
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """Every reason for which something is withheld, each once, in order."""
+        reasons = [item.refusal for item in self.measurements]
+        reasons += [item.refusal for item in self.classifications]
+        return tuple(dict.fromkeys(reason for reason in reasons if reason is not None))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Installed services: found by their manifests, loaded when first used.
+"""Installed model versions: found by their manifests, loaded when first used.
 
 Listing and reading manifests imports no torch; `load` does.
 """
@@ -10,89 +10,118 @@ import importlib.util
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from fhir_ext.dicom.volume import CTVolume
 from fhir_ext.errors import NotFoundError
-from fhir_ext.results import Issue, Measurement, ModelIdentity, Risk
+from fhir_ext.results import Measurement, ModelIdentity
+from models.lifecycle import State, VersionState
 from models.manifest import Manifest, ManifestError, read_manifest
+from models.service import Conclusions, Service
+
+if TYPE_CHECKING:
+    from models.runtime.host import Host
 
 NOT_INSTALLED = "model-not-installed"
-
-Conclusions = tuple[tuple[Risk, ...], tuple[Issue, ...]]
+MANIFEST = "manifest.yaml"
 
 
 @dataclass(frozen=True, slots=True)
-class ServiceOutput:
-    """What one service says about one volume.
+class Installed:
+    """One installed version.
 
     Attributes:
-        measurements: a number or a refusal for every output of the manifest, in its order.
-        risks, issues: what follows from the numbers that stand.
+        manifest: what it is.
+        folder: where its manifest, weights and cases are.
+        shipped: comes with this software, rather than from the site.
     """
 
-    measurements: tuple[Measurement, ...]
-    risks: tuple[Risk, ...] = ()
-    issues: tuple[Issue, ...] = ()
-
-
-class Service(Protocol):
-    """A loaded model. `run` may be called from several threads."""
-
-    def run(self, volume: CTVolume) -> ServiceOutput:
-        """Gate, measure, and draw conclusions; the volume is not changed."""
+    manifest: Manifest
+    folder: Path
+    shipped: bool
 
 
 class Registry:
-    """The services that are shipped as folders of the package `models`.
+    """Model versions that are shipped as folders of the package `models`, and the site's.
 
-    A folder is a service when it holds `manifest.yaml`; its module `service` has
-    `create(manifest: Manifest, device: str | None) -> Service`. A service whose numbers lead
-    to risks or issues may have a module `conclusions` too, which imports no torch, with
+    A shipped folder is a service when it holds `manifest.yaml`. A site keeps further versions
+    of them, and services of its own, as `<site>/<id>/<version>/manifest.yaml`.
+
+    What runs a version is the module `models.<id>.service` where there is one, else
+    `models.network.service`, which does what the manifest says. Either has
+    `create(manifest: Manifest, folder: Path, host: Host) -> Service`. A service whose numbers
+    lead to risks or issues may have a module `conclusions` too, which imports no torch, with
     `derive(manifest: Manifest, measurements) -> (risks, issues)`.
 
     Args:
-        root: folder to look in; the package itself by default.
-        device: torch device for all services; `cuda` when there is one, else `cpu`.
+        root: folder of the shipped services; the package itself by default.
+        site: folder of the site's versions; none by default.
+        host: what runs networks; one of its own by default.
     """
 
-    def __init__(self, root: Path | None = None, device: str | None = None) -> None:
-        self._device = device
-        self._manifests: dict[str, Manifest] = {}
-        self._services: dict[str, Service] = {}
+    def __init__(
+        self, root: Path | None = None, site: Path | None = None, host: Host | None = None
+    ) -> None:
+        self._site, self._host = site, host
+        self._shipped: dict[str, Installed] = {}
+        self._read: dict[tuple[str, str], Installed] = {}
+        self._loaded: dict[tuple[str, str], Service] = {}
         self._lock = threading.Lock()
-        for path in sorted((root or Path(__file__).parent).glob("*/manifest.yaml")):
+        for path in sorted((root or Path(__file__).parent).glob(f"*/{MANIFEST}")):
             manifest = read_manifest(path)
             if path.parent.name != _folder(manifest.id):
                 raise ManifestError(f"{path}: id {manifest.id} does not match its folder")
-            self._manifests[manifest.id] = manifest
+            self._shipped[manifest.id] = Installed(manifest, path.parent, shipped=True)
 
     def services(self) -> tuple[str, ...]:
         """Names of all installed services, sorted."""
-        return tuple(sorted(self._manifests))
+        own = {name for name, _ in self._site_versions()}
+        return tuple(sorted(own | self._shipped.keys()))
 
-    def manifest(self, name: str) -> Manifest:
-        """The manifest of one service.
+    def versions(self, service: str) -> tuple[str, ...]:
+        """Installed versions of a service; the shipped one last."""
+        own = sorted(version for name, version in self._site_versions() if name == service)
+        shipped = self._shipped.get(service)
+        return (*own, *([shipped.manifest.version] if shipped else []))
+
+    def find(self, service: str, version: str | None = None) -> Installed:
+        """One installed version; without a version the shipped one, or the site's only one.
 
         Raises:
             NotFoundError: code `model-not-installed`.
+            ManifestError: it was changed on the disk and cannot be read any more.
         """
-        try:
-            return self._manifests[name]
-        except KeyError:
-            raise NotFoundError("no such service is installed", code=NOT_INSTALLED) from None
+        if version is None:
+            known = self.versions(service)
+            if service not in self._shipped and len(known) != 1:
+                raise _not_installed()
+            version = known[-1]
+        shipped = self._shipped.get(service)
+        if shipped is not None and shipped.manifest.version == version:
+            return shipped
+        if (service, version) not in self._site_versions():
+            raise _not_installed()
+        key = (service, version)
+        with self._lock:
+            if key not in self._read:
+                self._read[key] = self._read_site(service, version)
+            return self._read[key]
 
-    def load(self, name: str) -> Service:
-        """The service itself, imported and built at the first call and kept.
+    def manifest(self, service: str, version: str | None = None) -> Manifest:
+        """The manifest of one version; see `find`."""
+        return self.find(service, version).manifest
+
+    def load(self, service: str, version: str | None = None) -> Service:
+        """What runs a version, imported and built at the first call and kept.
 
         Raises:
             NotFoundError: code `model-not-installed`: unknown, or what runs it is missing.
         """
-        manifest = self.manifest(name)
+        installed = self.find(service, version)
+        key = (service, installed.manifest.version)
         with self._lock:
-            if name not in self._services:
-                self._services[name] = self._create(manifest)
-            return self._services[name]
+            if key not in self._loaded:
+                self._loaded[key] = self._create(installed)
+            return self._loaded[key]
 
     def derive(
         self, model: ModelIdentity, measurements: tuple[Measurement, ...]
@@ -100,32 +129,74 @@ class Registry:
         """What a model version's own rule says of numbers that a human gave or confirmed.
 
         Returns:
-            None when that version, with its settings, is not the one installed, or the
+            None when that version, with its settings, is not installed any more, or the
             service has no rule: then nobody here can say what follows.
         """
-        manifest = self._manifests.get(model.id)
-        if manifest is None:
+        try:
+            manifest = self.manifest(model.id, model.version)
+        except NotFoundError:
             return None
-        installed = manifest.identity()
-        if (installed.version, installed.settings_hash) != (model.version, model.settings_hash):
+        if manifest.identity().settings_hash != model.settings_hash:
             return None
         name = f"models.{_folder(model.id)}.conclusions"
-        if importlib.util.find_spec(name) is None:
+        if not _exists(name):
             return None
         found: Conclusions = importlib.import_module(name).derive(manifest, measurements)
         return found
 
-    def _create(self, manifest: Manifest) -> Service:
+    def _site_versions(self) -> frozenset[tuple[str, str]]:
+        if self._site is None:
+            return frozenset()
+        found = (path.parent for path in self._site.glob(f"*/*/{MANIFEST}"))
+        # What is being copied has a name with a leading dot.
+        return frozenset(
+            (folder.parent.name, folder.name) for folder in found if folder.name[0] != "."
+        )
+
+    def _read_site(self, service: str, version: str) -> Installed:
+        assert self._site is not None
+        folder = self._site / service / version
+        manifest = read_manifest(folder / MANIFEST)
+        if (manifest.id, manifest.version) != (service, version):
+            raise ManifestError(f"{folder}: {manifest.id} {manifest.version} is not its folder")
+        return Installed(manifest, folder, shipped=False)
+
+    def _create(self, installed: Installed) -> Service:
+        manifest = installed.manifest
+        name = f"models.{_folder(manifest.id)}.service"
         try:
-            module = importlib.import_module(f"models.{_folder(manifest.id)}.service")
+            module = importlib.import_module(name if _exists(name) else "models.network.service")
         except ModuleNotFoundError as error:
             missing = error.name or "a module"
             raise NotFoundError(
                 f"service {manifest.id} cannot run here: {missing} is not installed",
                 code=NOT_INSTALLED,
             ) from error
-        service: Service = module.create(manifest, self._device)
+        if self._host is None:
+            from models.runtime.host import Host
+
+            self._host = Host()
+        service: Service = module.create(manifest, installed.folder, self._host)
         return service
+
+
+def shipped_states(registry: Registry) -> tuple[VersionState, ...]:
+    """What holds where nobody has decided anything: every shipped version is active."""
+    return tuple(
+        VersionState(service, registry.versions(service)[-1], State.ACTIVE)
+        for service in registry.services()
+    )
+
+
+def _exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _not_installed() -> NotFoundError:
+    return NotFoundError("no such model version is installed", code=NOT_INSTALLED)
 
 
 def _folder(service: str) -> str:

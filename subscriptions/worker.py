@@ -19,7 +19,7 @@ from fhir_ext.settings import Settings
 from fhir_ext.store.engine import create_store_engine, queue_url
 from fhir_ext.store.repository import Repository
 from fhir_ext.telemetry import Metrics
-from models.registry import Registry
+from models.registry import Registry, shipped_states
 from operations.analyze.rules import load_rules
 from operations.analyze.service import AnalyzeService
 from operations.review.service import CORRECT_SR
@@ -132,7 +132,9 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
     queue = WorkQueue(settings.database.url)
     registry = Registry()
     rules = load_rules(settings.worker.rules_file)
-    analyze = AnalyzeService.build(fhir, archive, registry, rules, settings.limits)
+    analyze = AnalyzeService.build(
+        fhir, archive, registry, rules, settings.limits, lambda: shipped_states(registry)
+    )
     workflow = StudyWorkflow(analyze, repository, settings.intake, metrics)
     chores = Chores(
         chore_handlers(settings, fhir, archive, queue),

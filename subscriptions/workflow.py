@@ -93,7 +93,7 @@ class StudyWorkflow:
         outcomes: list[Json] = []
         if prepared.kind == "work":
             outcomes = [
-                self._step(message, "analyze", self._analyze, prepared.study_instance_uid, job)
+                self._step(message, "analyze", self._analyze, prepared, job)
                 for job in prepared.jobs
             ]
             self._step(message, "publish", self._publish, message, raw, outcomes)
@@ -113,8 +113,8 @@ class StudyWorkflow:
         event(log, "study-prepared", study=study_ref(uid), kind=prepared.kind, series=series)
         return _dump(_prepared, prepared)
 
-    def _analyze(self, study_instance_uid: str, job: SeriesJob) -> Json:
-        outcome = self.analyze.analyze(study_instance_uid, job)
+    def _analyze(self, prepared: Prepared, job: SeriesJob) -> Json:
+        outcome = self.analyze.analyze(prepared.study_instance_uid, job, urgent=prepared.urgent)
         return {
             **_dump(_outcome, outcome),
             "issued": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -274,7 +274,6 @@ def outcome_rows(
     for raw in outcomes:
         outcome = _outcome.validate_python(_without(raw, "issued"))
         for result in outcome.results:
-            reasons = {m.refusal for m in result.measurements if m.refusal is not None}
             row = _row(
                 workflow_id,
                 prepared,
@@ -283,7 +282,7 @@ def outcome_rows(
                 result.status,
                 [
                     {"rule": r.rule, "seen": r.seen, "needed": r.needed}
-                    for r in sorted(reasons, key=lambda r: (r.rule, r.seen))
+                    for r in sorted(result.refusals, key=lambda r: (r.rule, r.seen))
                 ],
             )
             row.inference_key = result.inference_key

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional
 
 from models.breast_density.preprocess import BINS
-from models.breast_density.tensors import TensorFileError, read_tensors
 from models.breast_density.views import VIEWS
 
 HIDDEN: Final = 100
@@ -40,24 +35,3 @@ class HistogramNetwork(nn.Module):
 
 def _exactly(layer: nn.Linear, inputs: torch.Tensor) -> torch.Tensor:
     return functional.linear(inputs, layer.weight.double(), layer.bias.double())
-
-
-def load_network(path: Path, sha256: str, device: torch.device) -> HistogramNetwork:
-    """The network with its weights.
-
-    Raises:
-        OSError: the file cannot be read.
-        TensorFileError: another hash, or tensors of other names or shapes.
-    """
-    network = HistogramNetwork()
-    _check(network.state_dict(), tensors := read_tensors(path, sha256))
-    network.load_state_dict({name: torch.from_numpy(t.copy()) for name, t in tensors.items()})
-    return network.eval().to(device)
-
-
-def _check(
-    wanted: Mapping[str, torch.Tensor], found: Mapping[str, npt.NDArray[np.float32]]
-) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
-    if {name: tensor.shape for name, tensor in found.items()} != shapes:
-        raise TensorFileError("the weights are not those of this network")

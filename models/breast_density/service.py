@@ -8,24 +8,20 @@ from pathlib import Path
 from typing import Final, cast
 
 import numpy as np
-import torch
 from pydantic import ValidationError
 
 from fhir_ext.dicom.mammography import Mammogram, grey_values
 from fhir_ext.dicom.volume import Acquisition, CTVolume
-from fhir_ext.errors import NotFoundError, RefusedInput
-from fhir_ext.results import Classification, Refusal
-from models.breast_density.network import load_network
+from fhir_ext.errors import RefusedInput
+from fhir_ext.results import Classification, Refusal, SeriesSource
 from models.breast_density.postprocess import classification, withheld
 from models.breast_density.preprocess import Features, crop, features, to_eight_bits
-from models.breast_density.tensors import TensorFileError
 from models.breast_density.views import Selection, ViewSettings, select_views
 from models.gates import evaluate
 from models.manifest import Manifest, ManifestError
-from models.manifest.runtimes import SafetensorsRuntime, Weights
-from models.registry import NOT_INSTALLED
-
-FOLDER: Final = Path(__file__).parent
+from models.manifest.runtimes import NetworkRuntime
+from models.runtime.host import Host
+from models.service import ModelInput, ServiceOutput
 
 #: Rules that look at the header of an image; the others need a stack of slices.
 _HEADER_RULES: Final = frozenset({"image-type", "burned-in-annotation", "patient-age"})
@@ -45,28 +41,33 @@ class BreastDensity:
 
     Args:
         manifest: its manifest.
-        device: torch device; `cuda` when there is one, else `cpu`.
+        folder: where it and the weights are.
+        host: runs the network.
 
     Raises:
         ManifestError: a setting is missing, unknown or of the wrong type, or a gate needs slices.
-        NotFoundError: `model-not-installed`: the weights are missing or are not those that the
-            manifest names.
     """
 
-    def __init__(self, manifest: Manifest, device: str | None = None) -> None:
-        self._manifest = manifest
+    def __init__(self, manifest: Manifest, folder: Path, host: Host) -> None:
+        if not isinstance(manifest.runtime, NetworkRuntime):
+            raise ManifestError(f"manifest of {manifest.id}: runtime: must be a network")
+        self._manifest, self._folder, self._host = manifest, folder, host
         self._views = _settings_of(manifest)
-        weights = _weights_of(manifest)
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        try:
-            self._network = load_network(FOLDER / weights.file, weights.sha256, self._device)
-        except (OSError, TensorFileError) as error:
-            raise NotFoundError(
-                "the weights of breast-density are missing or are not those of its manifest",
-                code=NOT_INSTALLED,
-            ) from error
 
-    def run(self, images: Sequence[Mammogram]) -> Classification:
+    def run(self, given: ModelInput) -> ServiceOutput:
+        """See `models.service.Service`; looks at the mammograms only."""
+        images = given.mammograms
+        selected = self.select(images)
+        if isinstance(selected, Refusal):
+            sources = _sources(images)
+            return ServiceOutput(
+                classifications=(withheld(selected),), main=sources[0], further=sources[1:]
+            )
+        sources = _sources(selected.views)
+        found = self._classified(selected, given.study, given.urgent)
+        return ServiceOutput(classifications=(found,), main=sources[0], further=sources[1:])
+
+    def classify(self, images: Sequence[Mammogram]) -> Classification:
         """Classify one study.
 
         Args:
@@ -74,17 +75,25 @@ class BreastDensity:
 
         Returns:
             Probabilities of `a` to `d` and the most probable one, or why there is none.
+
+        Raises:
+            ModelFailure: the weights are missing or are not those that the manifest names.
         """
         selected = self.select(images)
-        if isinstance(selected, Refusal):
-            return withheld(selected)
+        return withheld(selected) if isinstance(selected, Refusal) else self._classified(selected)
+
+    def _classified(
+        self, selected: Selection, study: str = "", urgent: bool = False
+    ) -> Classification:
         shares = []
         for image in selected.views:
             found = _features(image)
             if isinstance(found, Refusal):
                 return withheld(found)
             shares.append(found)
-        return classification(self._probabilities(np.concatenate(shares)))
+        batch = {"shares": np.concatenate(shares)[None]}
+        answer = self._host.run(self._manifest, self._folder, batch, study=study, urgent=urgent)
+        return classification(tuple(answer["probabilities"][0].tolist()))
 
     def select(self, images: Sequence[Mammogram]) -> Selection | Refusal:
         """The four views that `run` looks at, without decoding any pixels."""
@@ -119,15 +128,18 @@ class BreastDensity:
         header = cast(CTVolume, _Header(image.details))
         return next(iter(evaluate(gates, header)), None)
 
-    @torch.inference_mode()
-    def _probabilities(self, shares: Features) -> tuple[float, ...]:
-        rows = torch.from_numpy(shares).to(self._device)[None]
-        return tuple(self._network(rows)[0].tolist())
 
-
-def create(manifest: Manifest, device: str | None) -> BreastDensity:
+def create(manifest: Manifest, folder: Path, host: Host) -> BreastDensity:
     """What `models.registry` calls."""
-    return BreastDensity(manifest, device)
+    return BreastDensity(manifest, folder, host)
+
+
+def _sources(images: Sequence[Mammogram]) -> tuple[SeriesSource, ...]:
+    """The instances by series, in the order in which the series come first."""
+    series: dict[str, list[str]] = {}
+    for image in images:
+        series.setdefault(image.series_instance_uid, []).append(image.sop_instance_uid)
+    return tuple(SeriesSource(uid, tuple(sorted(uids))) for uid, uids in series.items())
 
 
 def _features(image: Mammogram) -> Features | Refusal:
@@ -140,12 +152,6 @@ def _features(image: Mammogram) -> Features | Refusal:
     if isinstance(part, Refusal):
         return part
     return features(to_eight_bits(part, image.format.bits_stored))
-
-
-def _weights_of(manifest: Manifest) -> Weights:
-    if not isinstance(manifest.runtime, SafetensorsRuntime):
-        raise ManifestError(f"manifest of {manifest.id}: runtime: must be safetensors")
-    return manifest.runtime.weights
 
 
 def _settings_of(manifest: Manifest) -> ViewSettings:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,8 +21,8 @@ from models.lung_density.postprocess import (
 )
 from models.lung_density.preprocess import reduce_volume
 from models.manifest import Manifest, ManifestError
-from models.registry import ServiceOutput
-from models.runtime.operators import operators_device
+from models.runtime.host import Host
+from models.service import ModelInput, ServiceOutput
 
 
 class _Numbers(BaseModel):
@@ -51,7 +53,12 @@ class LungDensity:
         self._numbers = _numbers_of(manifest)
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
-    def run(self, volume: CTVolume) -> ServiceOutput:
+    def run(self, given: ModelInput) -> ServiceOutput:
+        """See `models.service.Service`; looks at the volume only."""
+        assert given.volume is not None
+        return self.measure(given.volume)
+
+    def measure(self, volume: CTVolume) -> ServiceOutput:
         """Measure one volume; memory beyond it stays below 100 MiB at 300 x 512 x 512."""
         refused = self._manifest.refusals(volume)
         names = {output.name for output in self._manifest.outputs}
@@ -87,9 +94,9 @@ class LungDensity:
         return implausible or histograms_by_region(histograms)
 
 
-def create(manifest: Manifest, device: str | None) -> LungDensity:
+def create(manifest: Manifest, _folder: Path, host: Host) -> LungDensity:
     """What `models.registry` calls; torch becomes single-threaded (`operators_device`)."""
-    return LungDensity(manifest, str(operators_device(device)))
+    return LungDensity(manifest, str(host.operators_device()))
 
 
 def _numbers_of(manifest: Manifest) -> _Numbers:

@@ -41,10 +41,16 @@ class SeriesSelection(Part):
     at_most: int | None = Field(None, ge=1)
 
 
+Images = Literal["volume", "segmented-volume", "mammograms"]
+
+
 class Inputs(Part):
     """What a series must be at least; checked as gates before all others.
 
     Attributes:
+        images: what the model is shown: the stack of one series (`volume`); the stack with
+            the SEG objects of its frame of reference (`segmented-volume`); all 2D mammograms
+            of the study (`mammograms`).
         modality: accepted values of Modality (0008,0060).
         min_slices: fewest slices.
         body_part: values of BodyPartExamined (0018,0015) that the planner looks for; empty:
@@ -52,6 +58,7 @@ class Inputs(Part):
         series: choice between series.
     """
 
+    images: Images = "volume"
     modality: tuple[Text, ...] = Field(min_length=1)
     min_slices: int = Field(1, ge=1)
     body_part: tuple[Text, ...] = ()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from fhir_ext.dicom.seg import CodedEntry, Segmentation
 from fhir_ext.dicom.volume import CTVolume
-from fhir_ext.results import Measurement, Refusal
+from fhir_ext.results import Measurement, Refusal, SeriesSource
 from models.manifest import Manifest
 from models.manifest.outputs import MeasurementOutput
-from models.registry import ServiceOutput
+from models.runtime.host import Host
 from models.segment_measurements.conclusions import AGATSTON, conclude
 from models.segment_measurements.measure import WANTED, Study
 from models.segment_measurements.settings import numbers_of
 from models.segmentation.structures import Structures, collect
+from models.service import ModelInput, ServiceOutput
 
 #: Decimals by unit: what is written, and what thresholds are compared with.
 _DECIMALS = {"1": 3, "mm3": 1, "mL": 1, "mm": 1, "[hnsf'U]": 2}
@@ -25,12 +27,10 @@ class SegmentOutput(ServiceOutput):
     """What the service says about one volume and its segmentations.
 
     Attributes:
-        notes: sentences a reader must know beside the numbers, by name of the measurement.
         unknown: segment codes that the table does not know; codes and meanings, no labels.
         segmentations: SOP Instance UIDs of the SEG that numbers were measured in, sorted.
     """
 
-    notes: tuple[tuple[str, str], ...] = ()
     unknown: tuple[CodedEntry, ...] = ()
     segmentations: tuple[str, ...] = ()
 
@@ -49,7 +49,18 @@ class SegmentMeasurements:
         self._manifest = manifest
         self._numbers = numbers_of(manifest)
 
-    def run(self, volume: CTVolume, segmentations: Sequence[Segmentation] = ()) -> SegmentOutput:
+    def run(self, given: ModelInput) -> SegmentOutput:
+        """See `models.service.Service`; looks at the volume and the segmentations."""
+        assert given.volume is not None
+        output = self.read(given.volume, given.segmentations)
+        series: dict[str, list[str]] = {}
+        for item in given.segmentations:
+            if item.sop_instance_uid in output.segmentations:
+                series.setdefault(item.series_instance_uid, []).append(item.sop_instance_uid)
+        further = (SeriesSource(uid, tuple(sorted(uids))) for uid, uids in sorted(series.items()))
+        return replace(output, further=tuple(further))
+
+    def read(self, volume: CTVolume, segmentations: Sequence[Segmentation] = ()) -> SegmentOutput:
         """Measure one volume in the segments of a study.
 
         Args:
@@ -84,7 +95,7 @@ class SegmentMeasurements:
         )
 
 
-def create(manifest: Manifest, device: str | None) -> SegmentMeasurements:
+def create(manifest: Manifest, _folder: Path, _host: Host) -> SegmentMeasurements:
     """What `models.registry` calls; there is nothing for a GPU to do."""
     return SegmentMeasurements(manifest)
 

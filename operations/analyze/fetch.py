@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from fhir_ext.clients.dicomweb import DicomWebClient, retrieve_volumes
 from fhir_ext.dicom.volume import CTVolume
-from fhir_ext.errors import UpstreamError
+from fhir_ext.errors import RefusedInput, UpstreamError
 from fhir_ext.settings import LimitSettings
+from operations.analyze.plan import SeriesRef
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,4 +75,61 @@ def fetch_series(
         other_volumes=max(0, len(found.volumes) - 1),
         listed_uids=tuple(sorted(uids)),
         rejected=dict(Counter(item.code for item in found.rejected)),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedObjects(Generic[T]):
+    """Single instances of some series, such as SEG objects or mammograms.
+
+    Attributes:
+        objects: those that could be read, by series and SOP Instance UID.
+        listed_uids: every SOP Instance UID that the archive lists, used or not.
+        rejected: reason code to number of instances.
+    """
+
+    objects: tuple[T, ...]
+    listed_uids: tuple[str, ...]
+    rejected: dict[str, int]
+
+
+def fetch_objects(
+    archive: DicomWebClient,
+    limits: LimitSettings,
+    study_instance_uid: str,
+    series: Iterable[SeriesRef],
+    read: Callable[[memoryview, LimitSettings], T],
+) -> FetchedObjects[T]:
+    """Read every instance of some series by itself.
+
+    Args:
+        read: of one instance; its RefusedInput counts the instance as rejected.
+
+    Raises:
+        UpstreamError: the archive is down, or delivered fewer instances than it lists.
+    """
+    objects: dict[tuple[str, str], T] = {}
+    uids: set[str] = set()
+    rejected: Counter[str] = Counter()
+    for item in series:
+        uid = item.series_instance_uid
+        listed = archive.list_instances(study_instance_uid, uid)
+        uids |= {instance.sop_instance_uid for instance in listed}
+        came = 0
+        with closing(archive.stream_series(study_instance_uid, uid)) as parts:
+            for part in parts:
+                came += 1
+                try:
+                    # What is read refers to its bytes, and the stream reuses its buffer.
+                    found = read(memoryview(bytes(part)), limits)
+                except RefusedInput as refused:
+                    rejected[refused.code] += 1
+                    continue
+                objects[uid, getattr(found, "sop_instance_uid", str(came))] = found
+        if came < len(listed):
+            raise UpstreamError(
+                "the archive delivered fewer instances than it lists", code="short-series"
+            )
+    return FetchedObjects(
+        tuple(objects[key] for key in sorted(objects)), tuple(sorted(uids)), dict(rejected)
     )

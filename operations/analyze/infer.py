@@ -1,4 +1,4 @@
-"""Steps 7 and 8 of a study's way: gates and inference of one series."""
+"""Steps 7 and 8 of a study's way: gates and inference of one job's images."""
 
 from __future__ import annotations
 
@@ -6,51 +6,107 @@ import time
 from dataclasses import dataclass, field
 
 from fhir_ext.clients.dicomweb import DicomWebClient
+from fhir_ext.dicom.mammography import read_mammogram
+from fhir_ext.dicom.seg import Segmentation, read_segmentation
 from fhir_ext.errors import RefusedInput
 from fhir_ext.resources.ids import inference_key
-from fhir_ext.results import Issue, Measurement, Refusal, Risk, ServiceResult
+from fhir_ext.results import Classification, Measurement, Refusal, SeriesSource, ServiceResult
 from fhir_ext.settings import LimitSettings
+from models.manifest import Classification as ClassificationOutput
 from models.manifest import Manifest
 from models.registry import Registry
-from operations.analyze.fetch import FetchedSeries, fetch_series
-from operations.analyze.plan import SeriesJob
+from models.service import ModelInput, ServiceOutput
+from operations.analyze.fetch import FetchedObjects, FetchedSeries, fetch_objects, fetch_series
+from operations.analyze.plan import SeriesJob, SeriesRef, VersionRef
 
 
 @dataclass(frozen=True, slots=True)
 class SeriesOutcome:
-    """Results of every service that looked at one series.
+    """Results of every version that looked at one job's images.
 
     Attributes:
-        results: one per service.
-        rejected: reason code to number of instances that no volume holds.
+        results: one for each version that writes into the record.
+        shadows: one for each version that does not.
+        rejected: reason code to number of instances that no input holds.
         seconds: `fetch` and `infer` wall time.
+        latency: wall time (s) of each version, by inference key.
     """
 
     series_instance_uid: str
     results: tuple[ServiceResult, ...]
     rejected: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    shadows: tuple[ServiceResult, ...] = ()
+    latency: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What the versions of a job see, and what that is made of.
+
+    Attributes:
+        given: the images; None when nothing of the main series can be used.
+        main_uids, further_uids: every SOP Instance UID that the archive holds of them.
+        used_uids: instances in the volume.
+        frame_of_reference_uid: of the volume.
+        refusal: why `given` is None.
+        rejected: reason code to number of instances.
+    """
+
+    given: ModelInput | None
+    main_uids: tuple[str, ...]
+    further_uids: tuple[str, ...]
+    used_uids: tuple[str, ...] = ()
+    frame_of_reference_uid: str = ""
+    refusal: Refusal | None = None
+    rejected: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Analyzer:
-    """Fetches a series once and shows it to its services."""
+    """Fetches images once and shows them to every version that wants them."""
 
     archive: DicomWebClient
     registry: Registry
     limits: LimitSettings
 
-    def analyze(self, study_instance_uid: str, job: SeriesJob) -> SeriesOutcome:
-        """Fetch, gate and infer one series.
+    def analyze(
+        self, study_instance_uid: str, job: SeriesJob, *, urgent: bool = False
+    ) -> SeriesOutcome:
+        """Fetch, gate and infer the images of one job.
 
         What may not be used is a refused result, not an error.
 
         Raises:
             UpstreamError: the archive is down or delivered too little.
+            ModelFailure: a network gives nothing that may be used.
         """
         begin = time.perf_counter()
+        if job.mammograms:
+            shown = self._mammograms(study_instance_uid, job, urgent)
+        else:
+            shown = self._stack(study_instance_uid, job, urgent)
+        fetched = time.perf_counter()
+        written: list[ServiceResult] = []
+        shadows: list[ServiceResult] = []
+        latency: dict[str, float] = {}
+        for version in job.versions:
+            start = time.perf_counter()
+            result = self._run(study_instance_uid, job, version, shown)
+            (shadows if version.role == "shadow" else written).append(result)
+            latency[result.inference_key] = time.perf_counter() - start
+        return SeriesOutcome(
+            job.series_instance_uid,
+            tuple(written),
+            shown.rejected,
+            {"fetch": fetched - begin, "infer": time.perf_counter() - fetched},
+            tuple(shadows),
+            latency,
+        )
+
+    def _stack(self, study_instance_uid: str, job: SeriesJob, urgent: bool) -> _Shown:
         try:
-            fetched = fetch_series(
+            stack = fetch_series(
                 self.archive,
                 self.limits,
                 study_instance_uid,
@@ -58,19 +114,53 @@ class Analyzer:
                 job.instance_count,
             )
         except RefusedInput as refused:
-            fetched = self._unusable(study_instance_uid, job, refused.code)
-        middle = time.perf_counter()
-        results = tuple(
-            self._run(study_instance_uid, job.series_instance_uid, service, fetched)
-            for service in job.services
+            stack = self._unusable(study_instance_uid, job, refused.code)
+        segments: FetchedObjects[Segmentation] = fetch_objects(
+            self.archive, self.limits, study_instance_uid, job.further, read_segmentation
         )
-        end = time.perf_counter()
-        return SeriesOutcome(
-            job.series_instance_uid,
-            results,
-            fetched.rejected,
-            {"fetch": middle - begin, "infer": end - middle},
+        if stack.volume is None:
+            count = sum(stack.rejected.values())
+            refusal = Refusal(
+                stack.main_rejection, f"{count} unusable instances", "a readable stack of slices"
+            )
+            return _Shown(
+                None,
+                stack.listed_uids,
+                segments.listed_uids,
+                refusal=refusal,
+                rejected=stack.rejected,
+            )
+        given = ModelInput(
+            stack.volume,
+            segmentations=segments.objects,
+            study=study_instance_uid,
+            urgent=urgent,
         )
+        return _Shown(
+            given,
+            stack.listed_uids,
+            segments.listed_uids,
+            tuple(sorted(set(stack.volume.sop_instance_uids))),
+            stack.volume.geometry.frame_of_reference_uid,
+            rejected=_sum(stack.rejected, segments.rejected),
+        )
+
+    def _mammograms(self, study_instance_uid: str, job: SeriesJob, urgent: bool) -> _Shown:
+        first = SeriesRef(job.series_instance_uid, job.instance_count)
+        found = fetch_objects(
+            self.archive,
+            self.limits,
+            study_instance_uid,
+            (first, *job.further),
+            read_mammogram,
+        )
+        given = ModelInput(mammograms=found.objects, study=study_instance_uid, urgent=urgent)
+        if found.objects:
+            return _Shown(given, found.listed_uids, (), rejected=found.rejected)
+        count = sum(found.rejected.values())
+        code = max(found.rejected, key=lambda key: found.rejected[key], default="no-slices")
+        refusal = Refusal(code, f"{count} unusable instances", "readable 2D mammograms")
+        return _Shown(None, found.listed_uids, (), refusal=refusal, rejected=found.rejected)
 
     def _unusable(self, study_instance_uid: str, job: SeriesJob, code: str) -> FetchedSeries:
         """A series refused before its instances were read; they are named by QIDO."""
@@ -79,49 +169,60 @@ class Analyzer:
         return FetchedSeries(None, 0, uids, {code: max(1, len(uids))})
 
     def _run(
-        self,
-        study_instance_uid: str,
-        series_instance_uid: str,
-        service: str,
-        fetched: FetchedSeries,
+        self, study_instance_uid: str, job: SeriesJob, version: VersionRef, shown: _Shown
     ) -> ServiceResult:
-        manifest = self.registry.manifest(service)
+        manifest = self.registry.manifest(version.service, version.version)
+        stack_only = manifest.inputs.images == "volume"
         key = inference_key(
-            study_instance_uid, series_instance_uid, fetched.listed_uids, manifest.identity()
+            study_instance_uid,
+            job.series_instance_uid,
+            shown.main_uids if stack_only else (*shown.main_uids, *shown.further_uids),
+            manifest.identity(),
         )
-        measurements: tuple[Measurement, ...]
-        risks: tuple[Risk, ...] = ()
-        issues: tuple[Issue, ...] = ()
-        used: tuple[str, ...] = ()
-        if fetched.volume is None:
-            measurements = _all_refused(manifest, fetched)
+        if shown.given is None:
+            assert shown.refusal is not None
+            output = all_refused(manifest, shown.refusal)
         else:
-            output = self.registry.load(service).run(fetched.volume)
-            measurements, risks, issues = output.measurements, output.risks, output.issues
-            used = tuple(sorted(set(fetched.volume.sop_instance_uids)))
-        stands = any(item.value is not None for item in measurements)
+            output = self.registry.load(version.service, version.version).run(shown.given)
+        main = output.main or SeriesSource(job.series_instance_uid, shown.used_uids)
         return ServiceResult(
-            service=service,
+            service=version.service,
             model=manifest.identity(),
             inference_key=key,
             study_instance_uid=study_instance_uid,
-            series_instance_uid=series_instance_uid,
-            sop_instance_uids=used,
-            status="done" if stands else "refused",
-            measurements=measurements,
-            risks=risks,
-            issues=issues,
+            series_instance_uid=main.series_instance_uid,
+            sop_instance_uids=main.sop_instance_uids,
+            status="done" if output.stands else "refused",
+            measurements=output.measurements,
+            risks=output.risks,
+            issues=output.issues,
+            classifications=output.classifications,
+            detections=output.detections,
+            further=output.further,
+            notes=output.notes,
+            frame_of_reference_uid=shown.frame_of_reference_uid if output.detections else "",
+            whole_study=job.mammograms,
         )
 
 
-def _all_refused(manifest: Manifest, fetched: FetchedSeries) -> tuple[Measurement, ...]:
-    count = sum(fetched.rejected.values())
-    refusal = Refusal(
-        rule=fetched.main_rejection,
-        seen=f"{count} unusable instances",
-        needed="a readable stack of slices",
-    )
-    return tuple(
+def all_refused(manifest: Manifest, refusal: Refusal) -> ServiceOutput:
+    """Every number and category of a manifest, withheld for one reason."""
+    measurements = tuple(
         Measurement(output.name, output.region, output.unit, refusal=refusal)
         for output in manifest.measurements
     )
+    classifications = tuple(
+        Classification(
+            output.name,
+            output.region,
+            tuple(item.name for item in output.classes),
+            refusal=refusal,
+        )
+        for output in manifest.outputs
+        if isinstance(output, ClassificationOutput)
+    )
+    return ServiceOutput(measurements=measurements, classifications=classifications)
+
+
+def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    return {key: one.get(key, 0) + other.get(key, 0) for key in {**one, **other}}

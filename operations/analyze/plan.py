@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
+from typing import Any, Literal
 
+from models.lifecycle import Assignment
+from models.manifest.inputs import Images
 from operations.analyze.rules import Rule, Rules
 
 Json = dict[str, Any]
@@ -15,14 +17,50 @@ Json = dict[str, Any]
 #: Days of a mean Gregorian year.
 YEAR_DAYS = 365.2425
 
+#: Modality (0008,0060) of segmentations.
+SEGMENTATION = "SEG"
+#: The study holds no segmentation of the series.
+NO_SEGMENTATION = "no-segmentation"
+
 
 @dataclass(frozen=True, slots=True)
-class SeriesJob:
-    """One series that is fetched once and shown to `services`."""
+class VersionRef:
+    """One model version that looks at a job's images.
+
+    Attributes:
+        service, version: which.
+        role: `shadow` results stay in our own database; the others go into the record.
+    """
+
+    service: str
+    version: str
+    role: Literal["active", "canary", "shadow"] = "active"
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesRef:
+    """A series that is read beside a job's own: a SEG, or further mammograms."""
 
     series_instance_uid: str
     instance_count: int
-    services: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesJob:
+    """Images that are fetched once and shown to `versions`.
+
+    Attributes:
+        series_instance_uid, instance_count: the series; of mammograms the first one.
+        versions: who looks at it.
+        further: what else is read, for those whose manifest asks for it.
+        mammograms: all series together are the mammograms of the study, not a stack.
+    """
+
+    series_instance_uid: str
+    instance_count: int
+    versions: tuple[VersionRef, ...]
+    further: tuple[SeriesRef, ...] = ()
+    mammograms: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +92,8 @@ def make_plan(
     *,
     birth_date: str | None,
     programs: frozenset[str],
-    installed: Sequence[str],
+    assigned: Mapping[str, Assignment],
+    images: Callable[[str, str], Images],
 ) -> Plan:
     """Apply the rules to an ImagingStudy.
 
@@ -63,23 +102,77 @@ def make_plan(
         imaging_study: R4 ImagingStudy with its series.
         birth_date: Patient.birthDate, possibly only a year or a month.
         programs: ids of the Groups that the patient belongs to.
-        installed: services whose model is installed.
+        assigned: installed services, and which of their versions look at this study.
+        images: what a version is shown, by service and version.
     """
     age = age_years(birth_date, imaging_study.get("started"))
-    jobs: list[SeriesJob] = []
+    listed = imaging_study.get("series", [])
+    segments = tuple(
+        _reference(series)
+        for series in listed
+        if series.get("modality", {}).get("code") == SEGMENTATION
+    )
+    stacks: list[SeriesJob] = []
+    mammograms: dict[VersionRef, list[SeriesRef]] = {}
     refused: list[NotApplied] = []
-    for series in imaging_study.get("series", []):
-        wanted: list[str] = []
+    for series in listed:
+        wanted: list[VersionRef] = []
         for rule in rules.services:
-            reason = _why_not(rule, series, age, programs, installed)
-            if reason is None:
-                wanted.append(rule.service)
-            else:
+            reason = _why_not(rule, series, age, programs, assigned)
+            if reason is not None:
                 refused.append(NotApplied(series["uid"], rule.service, *reason))
+                continue
+            for version in _versions(rule.service, assigned[rule.service]):
+                shown = images(version.service, version.version)
+                if shown == "mammograms":
+                    mammograms.setdefault(version, []).append(_reference(series))
+                elif shown == "segmented-volume" and not segments:
+                    missing = NotApplied(series["uid"], rule.service, NO_SEGMENTATION, "none")
+                    refused.append(missing)
+                else:
+                    wanted.append(version)
         if wanted:
-            count = int(series.get("numberOfInstances", 0))
-            jobs.append(SeriesJob(series["uid"], count, tuple(wanted)))
-    return Plan(tuple(jobs), tuple(refused))
+            main = _reference(series)
+            shown_segments = any(images(v.service, v.version) == "segmented-volume" for v in wanted)
+            stacks.append(
+                SeriesJob(
+                    main.series_instance_uid,
+                    main.instance_count,
+                    tuple(wanted),
+                    segments if shown_segments else (),
+                )
+            )
+    return Plan((*stacks, *_of_study(mammograms)), tuple(dict.fromkeys(refused)))
+
+
+def _versions(service: str, assignment: Assignment) -> tuple[VersionRef, ...]:
+    shadows = tuple(VersionRef(service, version, "shadow") for version in assignment.shadows)
+    if assignment.writes is None:
+        return shadows
+    role: Literal["active", "canary"] = "canary" if assignment.canary else "active"
+    return (VersionRef(service, assignment.writes, role), *shadows)
+
+
+def _of_study(wanted: Mapping[VersionRef, list[SeriesRef]]) -> tuple[SeriesJob, ...]:
+    """One job for all versions that look at the same mammograms."""
+    groups: dict[tuple[SeriesRef, ...], list[VersionRef]] = {}
+    for version, series in wanted.items():
+        ordered = tuple(sorted(series, key=lambda item: item.series_instance_uid))
+        groups.setdefault(ordered, []).append(version)
+    return tuple(
+        SeriesJob(
+            first.series_instance_uid,
+            first.instance_count,
+            tuple(versions),
+            tuple(others),
+            mammograms=True,
+        )
+        for (first, *others), versions in groups.items()
+    )
+
+
+def _reference(series: Json) -> SeriesRef:
+    return SeriesRef(series["uid"], int(series.get("numberOfInstances", 0)))
 
 
 def _why_not(
@@ -87,14 +180,17 @@ def _why_not(
     series: Json,
     age: float | None,
     programs: frozenset[str],
-    installed: Sequence[str],
+    assigned: Mapping[str, Assignment],
 ) -> tuple[str, str] | None:
     """(reason code, what was seen) of the first condition that does not hold."""
     modality = series.get("modality", {}).get("code", "")
     if modality not in rule.modality:
         return "modality", modality or "none"
-    if rule.service not in installed:
+    assignment = assigned.get(rule.service)
+    if assignment is None:
         return "model-not-installed", rule.service
+    if assignment.writes is None and not assignment.shadows:
+        return "model-not-active", rule.service
     if (site := _body_site(rule, series)) is not None:
         return "body-part", site
     description = series.get("description", "")

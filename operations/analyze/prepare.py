@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -11,8 +11,16 @@ from fhir_ext.clients.fhir import FhirClient
 from fhir_ext.errors import NotFoundError, ParkedWork
 from fhir_ext.resources.ids import inference_key, result_id
 from fhir_ext.resources.imaging_study import study_instance_uid_of
+from models.lifecycle import VersionState, assign
 from models.registry import Registry
-from operations.analyze.plan import NotApplied, SeriesJob, make_plan
+from operations.analyze.plan import (
+    NO_SEGMENTATION,
+    NotApplied,
+    SeriesJob,
+    SeriesRef,
+    VersionRef,
+    make_plan,
+)
 from operations.analyze.rules import Rules
 
 Json = dict[str, Any]
@@ -35,6 +43,7 @@ class Prepared:
         not_applied: services that do not look at a series, with reasons.
         already: (series, service) pairs whose results stand in HAPI.
         has_earlier: whether earlier results of this study exist in HAPI.
+        urgent: the request behind the study is urgent, asap or stat.
     """
 
     kind: Literal["work", "incomplete", "nothing"]
@@ -49,16 +58,22 @@ class Prepared:
     not_applied: tuple[NotApplied, ...] = ()
     already: tuple[tuple[str, str], ...] = ()
     has_earlier: bool = False
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Preparer:
-    """Reads HAPI and the archive, and plans. Changes nothing."""
+    """Reads HAPI and the archive, and plans. Changes nothing.
+
+    Attributes:
+        states: where the installed versions stand at this moment.
+    """
 
     fhir: FhirClient
     archive: DicomWebClient
     registry: Registry
     rules: Rules
+    states: Callable[[], Iterable[VersionState]]
 
     def prepare(self, imaging_study_id: str) -> Prepared:
         """Decide what to do about the newest version of an ImagingStudy.
@@ -98,10 +113,56 @@ class Preparer:
             study,
             birth_date=patient.get("birthDate"),
             programs=self._programs(patient_id),
-            installed=self.registry.services(),
+            assigned=assign(self.states(), uid),
+            images=lambda service, version: self.registry.manifest(service, version).inputs.images,
         )
-        base = replace(base, jobs=plan.jobs, not_applied=plan.not_applied)
-        return self._without_finished(base)
+        base = replace(base, not_applied=plan.not_applied, urgent=self._urgent(study))
+        return self._without_finished(self._with_segments(base, plan.jobs))
+
+    def _urgent(self, study: Json) -> bool:
+        """Whether a ServiceRequest behind the study says so (ImagingStudy.basedOn)."""
+        for item in study.get("basedOn", []):
+            kind, _, request_id = item.get("reference", "").rpartition("/")
+            request = self.fhir.find(kind, request_id) if kind == "ServiceRequest" else None
+            if request is not None and request.get("priority") in ("urgent", "asap", "stat"):
+                return True
+        return False
+
+    def _with_segments(self, prepared: Prepared, jobs: Sequence[SeriesJob]) -> Prepared:
+        """Leave each stack the SEG series of its frame of reference only."""
+        study = prepared.study_instance_uid
+        frames: dict[str, str] = {}
+
+        def frame(series: SeriesRef) -> str:
+            uid = series.series_instance_uid
+            if uid not in frames:
+                listed = self.archive.list_instances(study, uid)
+                header = self.archive.instance_metadata(study, uid, listed[0].sop_instance_uid)
+                frames[uid] = str(header.get("FrameOfReferenceUID", ""))
+            return frames[uid]
+
+        kept: list[SeriesJob] = []
+        missing: list[NotApplied] = []
+        for job in jobs:
+            if job.mammograms or not job.further:
+                kept.append(job)
+                continue
+            place = frame(SeriesRef(job.series_instance_uid, job.instance_count))
+            further = tuple(item for item in job.further if place and frame(item) == place)
+            without = () if further else tuple(v for v in job.versions if self._needs_segments(v))
+            missing += [
+                NotApplied(job.series_instance_uid, v.service, NO_SEGMENTATION, "other images")
+                for v in without
+            ]
+            left = tuple(version for version in job.versions if version not in without)
+            if left:
+                kept.append(replace(job, versions=left, further=further))
+        not_applied = tuple(dict.fromkeys((*prepared.not_applied, *missing)))
+        return replace(prepared, jobs=tuple(kept), not_applied=not_applied)
+
+    def _needs_segments(self, version: VersionRef) -> bool:
+        manifest = self.registry.manifest(version.service, version.version)
+        return manifest.inputs.images == "segmented-volume"
 
     def _series(self, study_instance_uid: str) -> Sequence[SeriesInfo]:
         try:
@@ -131,24 +192,24 @@ class Preparer:
             )
         jobs, already = [], []
         for job in prepared.jobs:
-            uids = [
-                instance.sop_instance_uid
-                for instance in self.archive.list_instances(
-                    prepared.study_instance_uid, job.series_instance_uid
-                )
-            ]
+            main, further = self._listed(prepared.study_instance_uid, job)
             left = []
-            for service in job.services:
-                model = self.registry.manifest(service).identity()
+            for version in job.versions:
+                manifest = self.registry.manifest(version.service, version.version)
                 key = inference_key(
-                    prepared.study_instance_uid, job.series_instance_uid, uids, model
+                    prepared.study_instance_uid,
+                    job.series_instance_uid,
+                    main if manifest.inputs.images == "volume" else main | further,
+                    manifest.identity(),
                 )
-                if self.fhir.find("Provenance", result_id(key, "provenance")):
-                    already.append((job.series_instance_uid, service))
+                # What shadows said stands nowhere in HAPI; to run them again is harmless.
+                writes = version.role != "shadow"
+                if writes and self.fhir.find("Provenance", result_id(key, "provenance")):
+                    already.append((job.series_instance_uid, version.service))
                 else:
-                    left.append(service)
-            if left:
-                jobs.append(replace(job, services=tuple(left)))
+                    left.append(version)
+            if any(version.role != "shadow" for version in left):
+                jobs.append(replace(job, versions=tuple(left)))
         kind: Literal["work", "nothing"] = "work" if jobs else "nothing"
         reason = "" if jobs else "already-written" if already else "no-rule"
         return replace(
@@ -159,6 +220,18 @@ class Preparer:
             already=tuple(already),
             has_earlier=True,
         )
+
+    def _listed(self, study_instance_uid: str, job: SeriesJob) -> tuple[set[str], set[str]]:
+        """SOP Instance UIDs of a job's series, and of those that are read beside it."""
+
+        def uids(series_instance_uid: str) -> set[str]:
+            listed = self.archive.list_instances(study_instance_uid, series_instance_uid)
+            return {instance.sop_instance_uid for instance in listed}
+
+        further: set[str] = set()
+        for series in job.further:
+            further |= uids(series.series_instance_uid)
+        return uids(job.series_instance_uid), further
 
 
 def _difference(study: Json, archive: Sequence[SeriesInfo]) -> tuple[str, str] | None:

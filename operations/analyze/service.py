@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from fhir_ext.resources.ids import parked_task_id
 from fhir_ext.resources.task import parked_task
 from fhir_ext.results import ServiceResult
 from fhir_ext.settings import LimitSettings
+from models.lifecycle import VersionState
 from models.registry import Registry
 from operations.analyze.infer import Analyzer, SeriesOutcome
 from operations.analyze.plan import SeriesJob
@@ -46,9 +47,15 @@ class AnalyzeService:
         registry: Registry,
         rules: Rules,
         limits: LimitSettings,
+        states: Callable[[], Iterable[VersionState]],
     ) -> Self:
+        """From the parts of one installation.
+
+        Args:
+            states: where the installed model versions stand at this moment.
+        """
         return cls(
-            Preparer(fhir, archive, registry, rules),
+            Preparer(fhir, archive, registry, rules, states),
             Analyzer(archive, registry, limits),
             ResultWriter(fhir),
             fhir,
@@ -59,9 +66,11 @@ class AnalyzeService:
         """Read the study again, check that all of it is there, and plan."""
         return self.preparer.prepare(imaging_study_id)
 
-    def analyze(self, study_instance_uid: str, job: SeriesJob) -> SeriesOutcome:
-        """Fetch, gate and infer one series."""
-        return self.analyzer.analyze(study_instance_uid, job)
+    def analyze(
+        self, study_instance_uid: str, job: SeriesJob, *, urgent: bool = False
+    ) -> SeriesOutcome:
+        """Fetch, gate and infer one job's images."""
+        return self.analyzer.analyze(study_instance_uid, job, urgent=urgent)
 
     def publish(
         self,

@@ -18,7 +18,7 @@ from fhir_ext.phantom import PhantomSpec, build, write_series
 from fhir_ext.settings import ArchiveSettings, LimitSettings
 from models.registry import Registry
 from operations.analyze.infer import Analyzer
-from operations.analyze.plan import SeriesJob
+from operations.analyze.plan import SeriesJob, VersionRef
 
 Series = list[pydicom.Dataset]
 
@@ -79,6 +79,8 @@ def _other_study(instance: pydicom.Dataset) -> None:
     instance.StudyInstanceUID = "1.2.3.4.5"
 
 
+LUNG_DENSITY = VersionRef("lung-density", Registry().manifest("lung-density").version)
+
 CASES = {
     "every instance truncated": (_truncated, {"truncated"}),
     "one instance truncated leaves a gap": (_one_truncated, {"gap"}),
@@ -102,7 +104,7 @@ def test_bad_pixels_are_a_coded_refusal(series: Series, name: str) -> None:
         settings = ArchiveSettings(qido_url=root, wado_url=root, stow_url=root)
         client = DicomWebClient(settings, LimitSettings())
         analyzer = Analyzer(client, Registry(), LimitSettings())
-        outcome = analyzer.analyze(study, SeriesJob(uid, len(listed), ("lung-density",)))
+        outcome = analyzer.analyze(study, SeriesJob(uid, len(listed), (LUNG_DENSITY,)))
     (result,) = outcome.results
     assert result.status == "refused"
     assert all(item.value is None for item in result.measurements)
@@ -118,5 +120,5 @@ def test_the_same_series_unharmed_gives_numbers(series: Series) -> None:
     with hostile_archive(study, uid, listed, body) as root:
         settings = ArchiveSettings(qido_url=root, wado_url=root, stow_url=root)
         analyzer = Analyzer(DicomWebClient(settings, LimitSettings()), Registry(), LimitSettings())
-        outcome = analyzer.analyze(study, SeriesJob(uid, len(listed), ("lung-density",)))
+        outcome = analyzer.analyze(study, SeriesJob(uid, len(listed), (LUNG_DENSITY,)))
     assert outcome.results[0].status == "done"

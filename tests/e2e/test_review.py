@@ -24,7 +24,7 @@ from fhir_ext.errors import ConflictError
 from fhir_ext.resources.ids import imaging_study_id, review_dicom_uid
 from fhir_ext.resources.review import Reviewer
 from fhir_ext.telemetry import Metrics
-from models.registry import Registry
+from models.registry import Registry, shipped_states
 from operations.analyze.rules import load_rules
 from operations.analyze.service import AnalyzeService
 from operations.review.service import ReviewService
@@ -326,12 +326,14 @@ def test_no_machine_changes_what_was_signed(desk: Desk, tmp_path: Path) -> None:
     assert {url: grown[url] for url in signed} == signed
     assert len(grown) > len(signed)
 
+    newer = newer_registry(tmp_path)
     analyze = AnalyzeService.build(
         desk.fhir,
         desk.archive,
-        newer_registry(tmp_path),
+        newer,
         load_rules(None),
         desk.installation.settings.limits,
+        lambda: shipped_states(newer),
     )
     prepared = analyze.prepare(imaging_study_id(uid))
     (job,) = prepared.jobs

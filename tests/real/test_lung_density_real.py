@@ -21,7 +21,8 @@ from fhir_ext.dicom.volume import Acquisition, CTVolume
 from fhir_ext.phantom import PhantomSpec, build, orient
 from fhir_ext.results import Region
 from fhir_ext.settings import LimitSettings
-from models.registry import Registry, ServiceOutput
+from models.registry import Registry
+from models.service import ModelInput, ServiceOutput
 
 Mask = npt.NDArray[np.bool_]
 ARCHIVE = Path("ct_lung_pet_ct_dx") / "A0001_L_and_B_kernels.zip"
@@ -102,7 +103,7 @@ def values(output: ServiceOutput, region: Region) -> dict[str, float | None]:
 
 
 def run(volume: CTVolume) -> ServiceOutput:
-    return Registry(device="cpu").load("lung-density").run(volume)
+    return Registry().load("lung-density").run(ModelInput(volume))
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from models.lung_density.postprocess import percentile
 from models.registry import Registry
 from models.segment_measurements.tissue import core, fat_ml, mean_hu, volume_ml
 from models.segmentation.structures import collect, structure_table
+from models.service import ModelInput
 
 LIMITS = LimitSettings()
 
@@ -130,7 +131,7 @@ def test_a_liver_of_dcmqi_on_its_ct(folder: Path) -> None:
     attenuation = mean_hu(images.voxels, drawn)
     # Liver without contrast, drawn to its rim.
     assert 20 < attenuation < 70
-    output = Registry().load("segment-measurements").run(images, [found])
+    output = Registry().load("segment-measurements").run(ModelInput(images, (found,)))
     refusals = {(m.name, str(m.region)): m.refusal for m in output.measurements}
     volume_refusal = refusals["organ-volume", "liver"]
     assert volume_refusal is not None and volume_refusal.rule == "coverage"

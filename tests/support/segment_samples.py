@@ -8,6 +8,7 @@ from result_samples import result
 
 from fhir_ext.results import ServiceResult
 from models.registry import Registry
+from models.segment_measurements.service import SegmentMeasurements
 from models.segmentation.structures import Structures
 
 MANIFEST = Registry().manifest("segment-measurements")
@@ -28,8 +29,7 @@ def measured() -> ServiceResult:
     }.items():
         masks[name] = np.zeros(SHAPE, dtype=np.bool_)
         masks[name][box] = True
-    service = Registry().load("segment-measurements")
-    output = service.measure(
+    output = SegmentMeasurements(MANIFEST).measure(
         volume_of(hu, GRID), Structures({n: structure(n, m) for n, m in masks.items()})
     )
     return result(

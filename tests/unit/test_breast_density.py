@@ -15,20 +15,21 @@ import yaml
 from pydicom import Dataset
 from synthetic_mg import STANDARD, STUDY, acquired, mammogram, raw_twin, read, study, view_code
 
-from fhir_ext.errors import NotFoundError
 from fhir_ext.resources import codes
 from fhir_ext.results import Classification, Refusal, Region
 from models.breast_density import views
 from models.breast_density.postprocess import CATEGORIES
 from models.breast_density.preprocess import CROP, crop, features, histogram, to_eight_bits
-from models.breast_density.service import FOLDER, BreastDensity, create
+from models.breast_density.service import BreastDensity, create
 from models.breast_density.tensors import read_tensors
 from models.manifest import Classification as ClassificationOutput
 from models.manifest import Manifest, ManifestError
 from models.manifest.evidence import TensorsInput
-from models.registry import NOT_INSTALLED
+from models.runtime.base import ModelFailure
+from models.runtime.host import Host
 
 MANIFEST = Path(views.__file__).with_name("manifest.yaml")
+FOLDER = MANIFEST.parent
 
 Image8 = npt.NDArray[np.uint8]
 
@@ -42,7 +43,7 @@ def manifest(runtime: dict[str, Any] | None = None, **settings: Any) -> Manifest
 
 @cache
 def service() -> BreastDensity:
-    return create(manifest(), "cpu")
+    return create(manifest(), FOLDER, Host())
 
 
 @cache
@@ -60,7 +61,7 @@ def shown(dense: float, **changes: Any) -> dict[str, Dataset]:
 
 
 def run(images: dict[str, Dataset], *more: Dataset) -> Classification:
-    return service().run(read(*images.values(), *more))
+    return service().classify(read(*images.values(), *more))
 
 
 def refused(*images: Dataset) -> Refusal | None:
@@ -86,7 +87,7 @@ def test_order_orientation_and_inversion_change_nothing() -> None:
     expected = run(images)
     shuffled = list(images.values())
     random.Random(3).shuffle(shuffled)
-    assert service().run(read(*shuffled)) == expected
+    assert service().classify(read(*shuffled)) == expected
     mirrored = {
         view: mammogram(
             view,
@@ -213,7 +214,7 @@ def test_refused_by_the_header(case: str) -> None:
     found = refused(*images())
     assert found is not None
     assert found.rule == rule
-    withheld = service().run(read(*images()))
+    withheld = service().classify(read(*images()))
     assert (withheld.refusal, withheld.chosen, withheld.probabilities) == (found, None, ())
 
 
@@ -283,31 +284,33 @@ def test_eight_bits() -> None:
 @pytest.mark.parametrize("settings", [{"unheard_of": 1}, {"max_magnification": "much"}], ids=str)
 def test_wrong_settings_are_an_error(settings: dict[str, Any]) -> None:
     with pytest.raises(ManifestError):
-        create(manifest(**settings), "cpu")
+        create(manifest(**settings), FOLDER, Host())
 
 
 def test_a_rule_about_slices_is_an_error() -> None:
     data = yaml.safe_load(MANIFEST.read_text("utf-8"))
     data["gates"].append({"rule": "gap"})
     with pytest.raises(ManifestError, match="gap"):
-        create(Manifest.model_validate(data), "cpu")
+        create(Manifest.model_validate(data), FOLDER, Host())
 
 
 def test_other_weights_than_the_manifest_names_are_not_installed() -> None:
-    for change in ({"sha256": "0" * 64}, {"file": "nowhere.safetensors"}):
+    changes = {"weights-hash": {"sha256": "0" * 64}, "model-not-installed": {"file": "no.file"}}
+    for code, change in changes.items():
         runtime = yaml.safe_load(MANIFEST.read_text("utf-8"))["runtime"]
         runtime["weights"] |= change
-        with pytest.raises(NotFoundError) as caught:
-            create(manifest(runtime), "cpu")
-        assert caught.value.code == NOT_INSTALLED
+        other = create(manifest(runtime), FOLDER, Host())
+        with pytest.raises(ModelFailure) as caught:
+            other.classify(read(*shown(0.3).values()))
+        assert caught.value.code == code
 
 
 def test_another_runtime_is_an_error() -> None:
     data = yaml.safe_load(MANIFEST.read_text("utf-8"))
     del data["cases"], data["outputs"][0]["tensor"]
     data["runtime"] = {"kind": "operators"}
-    with pytest.raises(ManifestError, match="safetensors"):
-        create(Manifest.model_validate(data), "cpu")
+    with pytest.raises(ManifestError, match="network"):
+        create(Manifest.model_validate(data), FOLDER, Host())
 
 
 def test_the_case_of_the_manifest_holds() -> None:
@@ -318,8 +321,8 @@ def test_the_case_of_the_manifest_holds() -> None:
     assert expected.tensors is not None
     shares = read_tensors(FOLDER / case.input.file, case.input.sha256)["shares"]
     wanted = read_tensors(FOLDER / expected.tensors.file, expected.tensors.sha256)["probabilities"]
-    found = service()._probabilities(shares[0].copy())
-    assert np.abs(np.array(found) - wanted[0]).max() <= expected.absolute
+    found = Host().run(manifest(), FOLDER, {"shares": shares.copy()})["probabilities"]
+    assert np.abs(found - wanted).max() <= expected.absolute
 
 
 def test_the_manifest_says_the_codes_that_are_written() -> None:

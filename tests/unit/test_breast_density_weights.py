@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models.breast_density import network
 from models.breast_density.convert import main, read_published
-from models.breast_density.service import FOLDER
 from models.breast_density.tensors import (
     TensorFileError,
     format_tensors,
@@ -20,7 +20,7 @@ from models.breast_density.tensors import (
     read_tensors,
 )
 
-WEIGHTS = FOLDER / "weights.safetensors"
+WEIGHTS = Path(network.__file__).with_name("weights.safetensors")
 TENSORS = {
     "b": np.arange(6, dtype=np.float32).reshape(2, 3),
     "a": np.array([1.5], np.float32),

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from functools import cache
 from itertools import permutations, product
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,9 @@ from models.lung_density.conclusions import Thresholds
 from models.lung_density.postprocess import check_shares, numbers_of, percentile
 from models.lung_density.service import LungDensity, create
 from models.manifest import ManifestError
-from models.registry import Registry, ServiceOutput
+from models.registry import Registry
+from models.runtime.host import Host
+from models.service import ServiceOutput
 
 Voxels = npt.NDArray[np.int16]
 SOFT = Acquisition("CT", "SIEMENS", "B30f", 2.5, 120.0, patient_age_years=61.0)
@@ -38,7 +41,7 @@ def phantom(spec: PhantomSpec) -> tuple[Phantom, Voxels]:
 
 @cache
 def service() -> LungDensity:
-    return create(Registry().manifest("lung-density"), "cpu")
+    return create(Registry().manifest("lung-density"), Path(), Host())
 
 
 def volume(voxels: Voxels, geometry: Geometry, acquisition: Acquisition = SOFT) -> CTVolume:
@@ -82,7 +85,7 @@ def geometry_of(spacing: tuple[float, float, float]) -> Geometry:
 )
 def test_numbers_are_the_known_truth(spec: PhantomSpec) -> None:
     drawn, rendered = phantom(spec)
-    found = values(service().run(shown(spec)))
+    found = values(service().measure(shown(spec)))
     # The truth before noise for what noise does not move; for Perc15, which noise
     # smears, the same voxels counted inside the drawn lungs.
     smeared = drawn.count(rendered)
@@ -97,26 +100,26 @@ def test_numbers_are_the_known_truth(spec: PhantomSpec) -> None:
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
 def test_patient_position_changes_nothing(orientation: OrientationName) -> None:
     spec = PhantomSpec()
-    assert service().run(shown(spec, orientation)) == service().run(shown(spec))
+    assert service().measure(shown(spec, orientation)) == service().measure(shown(spec))
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))))
 def test_any_orientation_of_the_array_gives_the_same_numbers(order: tuple[int, ...]) -> None:
     straight, geometry = orient(phantom(CUBE)[1], CUBE.spacing_mm, "HFS")
-    expected = values(service().run(volume(straight, geometry)))
+    expected = values(service().measure(volume(straight, geometry)))
     steps = [geometry.slice_step, geometry.row_step, geometry.column_step]
     for signs in ((1, 1, 1), (-1, 1, 1), (1, -1, -1), (-1, 1, -1)):
         turned = straight[:: signs[0], :: signs[1], :: signs[2]].transpose(order)
         z, y, x = (tuple(signs[axis] * step for step in steps[axis]) for axis in order)
         there = Geometry((0, 0, 0), x, y, z, "")  # type: ignore[arg-type]
-        assert values(service().run(volume(turned, there))) == expected
+        assert values(service().measure(volume(turned, there))) == expected
 
 
 def test_a_mirrored_patient_swaps_the_lungs() -> None:
     spec = PhantomSpec()
     voxels, geometry = orient(phantom(spec)[1], spec.spacing_mm, "HFS")
-    straight = values(service().run(volume(voxels, geometry)))
-    mirrored = values(service().run(volume(voxels[:, :, ::-1], geometry)))
+    straight = values(service().measure(volume(voxels, geometry)))
+    mirrored = values(service().measure(volume(voxels[:, :, ::-1], geometry)))
     left, right = ("lung-volume", Region.LEFT_LUNG), ("lung-volume", Region.RIGHT_LUNG)
     assert straight[left] != straight[right]
     assert mirrored[left] == pytest.approx(straight[right], rel=1e-3)
@@ -131,7 +134,9 @@ def test_oblique_stack_is_read_along_its_nearest_axes() -> None:
     steps = (geometry.column_step, geometry.row_step, geometry.slice_step)
     x, y, z = (tuple(float(value) for value in turn @ step) for step in steps)
     oblique = Geometry((0, 0, 0), x, y, z, "")  # type: ignore[arg-type]
-    assert values(service().run(volume(voxels, oblique))) == values(service().run(shown(spec)))
+    assert values(service().measure(volume(voxels, oblique))) == values(
+        service().measure(shown(spec))
+    )
 
 
 def test_input_is_not_changed_and_may_be_read_only() -> None:
@@ -139,7 +144,7 @@ def test_input_is_not_changed_and_may_be_read_only() -> None:
     given = shown(spec)
     before = given.voxels.copy()
     given.voxels.flags.writeable = False
-    service().run(given)
+    service().measure(given)
     assert np.array_equal(given.voxels, before)
 
 
@@ -148,7 +153,7 @@ def test_sharp_kernel_keeps_the_volume_and_withholds_densities() -> None:
     drawn, _ = phantom(spec)
     sharp = replace(SOFT, convolution_kernel="B70f")
     given = volume(*orient(drawn.render("sharp"), spec.spacing_mm, "HFS"), sharp)
-    output = service().run(given)
+    output = service().measure(given)
     assert codes(output) == {
         "lung-volume": None,
         "mean-lung-density": "kernel",
@@ -163,14 +168,14 @@ def test_sharp_kernel_keeps_the_volume_and_withholds_densities() -> None:
 def test_contrast_and_thickness_withhold_what_they_spoil() -> None:
     spec = PhantomSpec()
     given = shown(spec, acquisition=replace(SOFT, slice_thickness_mm=7.0))
-    assert codes(service().run(given)) == {
+    assert codes(service().measure(given)) == {
         "lung-volume": None,
         "mean-lung-density": None,
         "laa-950": "slice-thickness",
         "perc15": "slice-thickness",
     }
     given = shown(spec, acquisition=replace(SOFT, contrast_agent="yes"))
-    found = codes(service().run(given))
+    found = codes(service().measure(given))
     assert found["lung-volume"] is None
     assert {found[name] for name in ("mean-lung-density", "laa-950", "perc15")} == {
         "contrast-agent"
@@ -179,12 +184,12 @@ def test_contrast_and_thickness_withhold_what_they_spoil() -> None:
 
 def test_child_is_refused_as_a_whole_without_looking() -> None:
     given = shown(PhantomSpec(), acquisition=replace(SOFT, patient_age_years=9.0))
-    assert set(codes(service().run(given)).values()) == {"patient-age"}
+    assert set(codes(service().measure(given)).values()) == {"patient-age"}
 
 
 @pytest.mark.parametrize(("fraction", "found"), [(0.049, False), (0.051, True)])
 def test_emphysema_is_stated_from_five_percent(fraction: float, found: bool) -> None:
-    output = service().run(shown(PhantomSpec(emphysema_fraction=fraction)))
+    output = service().measure(shown(PhantomSpec(emphysema_fraction=fraction)))
     assert bool(output.risks) is bool(output.issues) is found
     for risk, issue in zip(output.risks, output.issues, strict=True):
         assert (risk.outcome, risk.qualitative, risk.basis) == ("emphysema", "high", ("laa-950",))
@@ -235,14 +240,14 @@ def drawn_and_altered(change: str) -> Voxels:
 )
 def test_a_mask_that_cannot_be_believed_gives_no_number(change: str, code: str) -> None:
     given = volume(drawn_and_altered(change), geometry_of(PhantomSpec().spacing_mm))
-    output = service().run(given)
+    output = service().measure(given)
     assert set(codes(output).values()) == {code}
     assert (output.risks, output.issues) == ((), ())
 
 
 def test_noise_gives_no_number() -> None:
     noise = np.random.default_rng(0).integers(-1024, 1000, (60, 96, 96)).astype(np.int16)
-    output = service().run(volume(noise, geometry_of((5.0, 1.5, 1.5))))
+    output = service().measure(volume(noise, geometry_of((5.0, 1.5, 1.5))))
     assert set(codes(output).values()) == {"lung-mask-implausible"}
 
 
@@ -254,8 +259,8 @@ def test_a_number_outside_its_valid_range_is_withheld() -> None:
         else output
         for output in manifest.outputs
     )
-    narrow = create(manifest.model_copy(update={"outputs": outputs}), "cpu")
-    found = codes(narrow.run(shown(PhantomSpec())))
+    narrow = create(manifest.model_copy(update={"outputs": outputs}), Path(), Host())
+    found = codes(narrow.measure(shown(PhantomSpec())))
     assert found["lung-volume"] == "implausible-value"
     assert found["laa-950"] is None
 
@@ -267,12 +272,12 @@ def test_a_wrong_setting_is_an_error_when_loaded(name: str) -> None:
     if settings.pop(name, None) is None:
         settings[name] = 1.0
     with pytest.raises(ManifestError, match=name):
-        create(manifest.model_copy(update={"settings": settings}), "cpu")
+        create(manifest.model_copy(update={"settings": settings}), Path(), Host())
 
 
 def test_measurements_are_in_the_order_of_the_manifest() -> None:
     manifest = Registry().manifest("lung-density")
-    output = service().run(shown(PhantomSpec()))
+    output = service().measure(shown(PhantomSpec()))
 
     def key(m: Measurement) -> tuple[str, Region, str]:
         return m.name, m.region, m.unit
@@ -375,7 +380,7 @@ def memory(key):
     status = open("/proc/self/status").read()
     return int(re.search(key + r":\\s+(\\d+)", status).group(1)) / 1024
 
-service = Registry(device="cpu").load("lung-density")
+service = Registry().load("lung-density")
 spec = PhantomSpec(shape=(300, 256, 256), spacing_mm=(1.0, 1.4, 1.4))
 drawn = build(spec)
 truth = drawn.truth.lungs.volume_ml
@@ -387,7 +392,7 @@ acquisition = Acquisition("CT", "SIEMENS", "B30f", 1.0, 120.0, patient_age_years
 volume = CTVolume(voxels, geometry, acquisition, "1.2", "1.3", ("1.4",) * 300)
 open("/proc/self/clear_refs", "w").write("5")
 before = memory("VmRSS")
-found = service.run(volume).measurements[0].value
+found = service.measure(volume).measurements[0].value
 assert abs(found / truth - 1) < 0.003, (found, truth)
 print(memory("VmHWM") - before)
 """

@@ -160,7 +160,7 @@ def test_registry_lists_without_torch() -> None:
 
 
 def test_registry_loads_once() -> None:
-    registry = Registry(device="cpu")
+    registry = Registry()
     assert registry.load("lung-density") is registry.load("lung-density")
 
 

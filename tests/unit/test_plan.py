@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fhir_ext.errors import SettingsError
-from operations.analyze.plan import age_years, make_plan
+from models.lifecycle import Assignment
+from operations.analyze.plan import Plan, VersionRef, age_years, make_plan
 from operations.analyze.rules import Rules, load_rules
 
 SHIPPED = load_rules(None)
@@ -20,15 +21,19 @@ def _plan(study: dict[str, object], **kwargs: object) -> object:
     arguments = {
         "birth_date": "1960-01-01",
         "programs": frozenset(),
-        "installed": ("lung-density",),
+        "assigned": {"lung-density": Assignment("1.0.0")},
         **kwargs,
     }
-    return make_plan(SHIPPED, study, **arguments)
+    return _made(SHIPPED, study, **arguments)
+
+
+def _made(rules: Rules, study: dict[str, object], **arguments: object) -> Plan:
+    return make_plan(rules, study, images=lambda _service, _version: "volume", **arguments)
 
 
 def test_adult_chest_ct_is_planned() -> None:
     plan = _plan(_study())
-    assert [job.services for job in plan.jobs] == [("lung-density",)]
+    assert [job.versions for job in plan.jobs] == [(VersionRef("lung-density", "1.0.0"),)]
     assert plan.jobs[0].instance_count == 120
     assert plan.not_applied == ()
 
@@ -37,7 +42,8 @@ def test_adult_chest_ct_is_planned() -> None:
     ("series", "kwargs", "reason", "seen"),
     [
         ({"modality": {"code": "MR"}}, {}, "modality", "MR"),
-        ({}, {"installed": ()}, "model-not-installed", "lung-density"),
+        ({}, {"assigned": {}}, "model-not-installed", "lung-density"),
+        ({}, {"assigned": {"lung-density": Assignment()}}, "model-not-active", "lung-density"),
         ({"bodySite": {"code": "12738006"}}, {}, "body-part", "12738006"),
         ({"description": "Scout PA"}, {}, "description", "matches scout"),
         ({"numberOfInstances": 3}, {}, "too-few-instances", "3"),
@@ -55,12 +61,12 @@ def test_each_condition_gives_its_reason(
 @pytest.mark.parametrize(("unknown", "planned"), [("apply", True), ("skip", False)])
 def test_an_unknown_age_is_the_rule_s_to_decide(unknown: str, planned: bool) -> None:
     rule = {"service": "s", "modality": ["CT"], "min_age_years": 18, "age_unknown": unknown}
-    plan = make_plan(
+    plan = _made(
         Rules.model_validate({"services": [rule]}),
         _study(),
         birth_date=None,
         programs=frozenset(),
-        installed=("s",),
+        assigned={"s": Assignment("1.0.0")},
     )
     assert bool(plan.jobs) is planned
     assert [item.seen for item in plan.not_applied] == ([] if planned else ["unknown"])
@@ -75,11 +81,11 @@ def test_program_membership() -> None:
     rules = Rules.model_validate(
         {"services": [{"service": "s", "modality": ["CT"], "program": "lung-screening"}]}
     )
-    arguments = {"birth_date": None, "installed": ("s",)}
-    outside = make_plan(rules, _study(), programs=frozenset(), **arguments)
-    inside = make_plan(rules, _study(), programs=frozenset({"lung-screening"}), **arguments)
+    arguments = {"birth_date": None, "assigned": {"s": Assignment("1.0.0")}}
+    outside = _made(rules, _study(), programs=frozenset(), **arguments)
+    inside = _made(rules, _study(), programs=frozenset({"lung-screening"}), **arguments)
     assert outside.not_applied[0].reason == "program"
-    assert inside.jobs[0].services == ("s",)
+    assert [item.service for item in inside.jobs[0].versions] == ["s"]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from models.registry import Registry
 from models.segment_measurements.service import SegmentMeasurements, SegmentOutput, create
 from models.segment_measurements.tissue import core, mean_hu
 from models.segmentation.structures import Structures
+from models.service import ModelInput
 
 MANIFEST = Registry().manifest("segment-measurements")
 SERVICE = SegmentMeasurements(MANIFEST)
@@ -164,7 +165,7 @@ def test_missing_structures_are_named(whole: SegmentOutput) -> None:
     found = refusal(whole, "organ-volume", Region.PANCREAS)
     assert found == Refusal("segment-missing", "none", "a segment of pancreas")
     assert refusal(whole, "agatston-score", Region.LEFT_MAIN).rule == "segment-missing"
-    empty = SERVICE.run(torso())
+    empty = SERVICE.read(torso())
     assert {m.refusal.rule for m in empty.measurements if m.refusal} == {
         "segment-missing", "blood-pool-unknown",
     }  # fmt: skip
@@ -330,20 +331,20 @@ def test_from_a_segmentation_object() -> None:
     pixels = np.stack([DRAWN["spleen"], DRAWN["vertebra-l1"]], axis=-1)
     made = seg(GRID, pixels, segment(1, SPLEEN), segment(2, vertebra, label="L1"))
     before = HU.copy()
-    output = SERVICE.run(torso(), [made])
+    output = SERVICE.read(torso(), [made])
     assert value(output, "organ-volume", Region.SPLEEN) == pytest.approx(
         DRAWN["spleen"].sum() * GRID.voxel_volume_ml, abs=0.05
     )
     assert output.segmentations == (made.sop_instance_uid,)
     assert ("organ-volume", "Measured in a segment that a program drew.") in output.notes
-    assert SERVICE.run(torso(), [made]) == output
+    assert SERVICE.read(torso(), [made]) == output
     np.testing.assert_array_equal(before, HU)
     away = replace(torso(), geometry=replace(GRID, frame_of_reference_uid="1.2.3"))
-    rules = {m.refusal.rule for m in SERVICE.run(away, [made]).measurements if m.refusal}
+    rules = {m.refusal.rule for m in SERVICE.read(away, [made]).measurements if m.refusal}
     assert rules == {"seg-frame-of-reference", "blood-pool-unknown"}
 
 
 def test_the_registry_makes_it() -> None:
     assert isinstance(create(MANIFEST, None), SegmentMeasurements)
-    loaded = Registry(device="cpu").load("segment-measurements")
-    assert all(m.refusal is not None for m in loaded.run(torso()).measurements)
+    loaded = Registry().load("segment-measurements")
+    assert all(m.refusal is not None for m in loaded.run(ModelInput(torso())).measurements)

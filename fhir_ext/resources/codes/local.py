@@ -139,6 +139,16 @@ NOT_APPLIED_REASON: Final = LocalSystem(
         ("body-part", "Body part", "The body part is not one of the rule, or not known."),
         ("description", "Description", "The series description is excluded by the rule."),
         ("too-few-instances", "Too few instances", "The series has fewer instances than needed."),
+        (
+            "model-not-active",
+            "Model not active",
+            "No version of the model is switched on for studies like this one.",
+        ),
+        (
+            "no-segmentation",
+            "No segmentation",
+            "The study holds no segmentation in the frame of reference of the series.",
+        ),
         ("age", "Age", "The age at the study is outside the rule, or not known."),
         ("program", "Program", "The patient is no member of the rule's program."),
         ("no-rule", "No rule", "No rule speaks of this series."),
