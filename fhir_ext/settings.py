@@ -177,6 +177,32 @@ class WorkerSettings(Group):
     )
 
 
+class ModelSettings(Group):
+    """Model versions that the site brings, and what runs models."""
+
+    folder: Path = Field(
+        Path("site-models"),
+        description="Installed versions of the site; workers and HTTP side must both see it.",
+    )
+    inbox: Path = Field(
+        Path("model-inbox"),
+        description="Where folders lie that may be installed over HTTP, by their names.",
+    )
+    device: str | None = Field(
+        None, description="`cpu`, `cuda` or `cuda:0,cuda:1`; unset: all GPUs, else the CPU."
+    )
+    memory_bytes: int = Field(
+        4_000_000_000, description="Most that the networks of one device may hold."
+    )
+    pixel_bytes: int = Field(
+        4_000_000_000, description="Most pixels that a worker holds at once, over all studies."
+    )
+    weights_bytes: int = Field(4_000_000_000, description="Largest weights of one model.")
+    remote_auth: HttpAuth = Field(
+        default_factory=HttpAuth, description="Credentials for remote model servers."
+    )
+
+
 class ServerSettings(Group):
     """The HTTP side."""
 
@@ -350,6 +376,7 @@ class Settings(BaseSettings):
     intake: IntakeSettings
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
+    models: ModelSettings = Field(default_factory=ModelSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
     auth: AuthSettings = Field(default_factory=AuthSettings)
     gateway: GatewaySettings = Field(default_factory=GatewaySettings)

@@ -15,12 +15,14 @@ from synthetic_mg import STANDARD, acquired, mammogram, read
 from fhir_ext.results import Classification
 from models.breast_density.convert import main, read_published
 from models.breast_density.preprocess import features
-from models.breast_density.service import FOLDER, BreastDensity
+from models.breast_density import network
+from models.breast_density.service import BreastDensity
 from models.breast_density.tensors import parse_tensors
 from models.registry import Registry
 
 Image8 = npt.NDArray[np.uint8]
 
+FOLDER = Path(network.__file__).parent
 WEIGHTS = FOLDER / "weights.safetensors"
 
 
