@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from seg_samples import SPLEEN, seg, segment
 from fhir_ext.dicom.volume import CTVolume, GeometryIssue
 from fhir_ext.results import Measurement, Refusal, Region
 from models.registry import Registry
+from models.runtime.host import Host
 from models.segment_measurements.service import SegmentMeasurements, SegmentOutput, create
 from models.segment_measurements.tissue import core, mean_hu
 from models.segmentation.structures import Structures
@@ -345,6 +347,6 @@ def test_from_a_segmentation_object() -> None:
 
 
 def test_the_registry_makes_it() -> None:
-    assert isinstance(create(MANIFEST, None), SegmentMeasurements)
+    assert isinstance(create(MANIFEST, Path(), Host()), SegmentMeasurements)
     loaded = Registry().load("segment-measurements")
     assert all(m.refusal is not None for m in loaded.run(ModelInput(torso())).measurements)
