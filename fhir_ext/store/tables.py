@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, Column, DateTime, Dialect
+from sqlalchemy import JSON, Column, DateTime, Dialect, Index, text
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 
@@ -132,3 +132,67 @@ class ReviewOutcome(SQLModel, table=True):
     outcome: str
     differences: list[dict[str, Any]] = Field(default_factory=list, sa_column=Column(JSON))
     decided_at: datetime = _instant(index=True)
+
+
+def _one_per_service(state: str) -> Index:
+    """At most one version of a service in a state, whoever writes into the table."""
+    where = text(f"state = '{state}'")
+    return Index(
+        f"model_version_one_{state}",
+        "service",
+        unique=True,
+        sqlite_where=where,
+        postgresql_where=where,
+    )
+
+
+class ModelVersion(SQLModel, table=True):
+    """One installed version of a service and where it stands; see `models.lifecycle.State`.
+
+    `digest` is over all files of its folder as they were when it was installed, and
+    `tested_digest` as they were when its cases were run last; `settings_hash` is that of its
+    manifest. `share` is 0 but for a canary.
+    """
+
+    __tablename__ = "model_version"
+    __table_args__ = (_one_per_service("active"), _one_per_service("canary"))
+
+    service: str = Field(primary_key=True)
+    version: str = Field(primary_key=True)
+    settings_hash: str
+    title: str
+    state: str = Field(index=True)
+    share: float = 0.0
+    shipped: bool = False
+    folder: str
+    digest: str
+    installed_at: datetime = _instant()
+    changed_at: datetime = _instant()
+    tested_at: datetime | None = _instant(nullable=True)
+    test_passed: bool | None = None
+    tested_digest: str | None = None
+    tested_software: str | None = None
+    test_report: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+
+
+class ModelEvent(SQLModel, table=True):
+    """One thing that was done with a model version; rows are only added.
+
+    `action` is a name of `model_registry.rights`, or `seed` and `upgrade` by the software;
+    `how` is `cli`, `rest` or `software`; `who` is an account of the machine or of the issuer.
+    """
+
+    __tablename__ = "model_event"
+
+    id: int | None = Field(default=None, primary_key=True)
+    at: datetime = _instant(index=True)
+    service: str = Field(index=True)
+    version: str
+    action: str
+    from_state: str | None = None
+    to_state: str
+    share: float = 0.0
+    who: str
+    how: str
+    reason: str | None = None
+    digest: str
