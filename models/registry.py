@@ -25,6 +25,12 @@ NOT_INSTALLED = "model-not-installed"
 MANIFEST = "manifest.yaml"
 
 
+class NotInstalledError(NotFoundError):
+    """There is no such model version here, or what runs it is missing."""
+
+    default_code = NOT_INSTALLED
+
+
 @dataclass(frozen=True, slots=True)
 class Installed:
     """One installed version.
@@ -87,7 +93,7 @@ class Registry:
         """One installed version; without a version the shipped one, or the site's only one.
 
         Raises:
-            NotFoundError: code `model-not-installed`.
+            NotInstalledError: there is none.
             ManifestError: it was changed on the disk and cannot be read any more.
         """
         if version is None:
@@ -114,7 +120,7 @@ class Registry:
         """What runs a version, imported and built at the first call and kept.
 
         Raises:
-            NotFoundError: code `model-not-installed`: unknown, or what runs it is missing.
+            NotInstalledError: unknown, or what runs it is missing.
         """
         installed = self.find(service, version)
         key = (service, installed.manifest.version)
@@ -134,7 +140,7 @@ class Registry:
         """
         try:
             manifest = self.manifest(model.id, model.version)
-        except NotFoundError:
+        except NotInstalledError:
             return None
         if manifest.identity().settings_hash != model.settings_hash:
             return None
@@ -168,9 +174,8 @@ class Registry:
             module = importlib.import_module(name if _exists(name) else "models.network.service")
         except ModuleNotFoundError as error:
             missing = error.name or "a module"
-            raise NotFoundError(
-                f"service {manifest.id} cannot run here: {missing} is not installed",
-                code=NOT_INSTALLED,
+            raise NotInstalledError(
+                f"service {manifest.id} cannot run here: {missing} is not installed"
             ) from error
         if self._host is None:
             from models.runtime.host import Host
@@ -195,8 +200,8 @@ def _exists(module: str) -> bool:
         return False
 
 
-def _not_installed() -> NotFoundError:
-    return NotFoundError("no such model version is installed", code=NOT_INSTALLED)
+def _not_installed() -> NotInstalledError:
+    return NotInstalledError("no such model version is installed")
 
 
 def _folder(service: str) -> str:

@@ -28,7 +28,7 @@ from fhir_ext.settings import IntakeSettings
 from fhir_ext.store.repository import Repository, now
 from fhir_ext.store.tables import ServiceOutcome
 from fhir_ext.telemetry import Metrics, step_span
-from operations.analyze.infer import SeriesOutcome
+from operations.analyze.infer import SeriesOutcome, VersionFailure
 from operations.analyze.plan import SeriesJob
 from operations.analyze.prepare import Prepared
 from operations.analyze.service import AnalyzeService
@@ -97,6 +97,9 @@ class StudyWorkflow:
                 for job in prepared.jobs
             ]
             self._step(message, "publish", self._publish, message, raw, outcomes)
+        if (failure := first_failure(outcomes)) is not None:
+            self._step(message, "record", self._record, message, raw, outcomes)
+            raise _Parked("analyze", failure.code, failure.message)
         self._step(message, "finish", self._finish, message, raw, outcomes)
         return "done" if prepared.kind == "work" else "nothing-to-do"
 
@@ -136,9 +139,7 @@ class StudyWorkflow:
 
     def _finish(self, message: StudyMessage, raw: Json, outcomes: list[Json]) -> None:
         prepared = _prepared.validate_python(raw)
-        for row in outcome_rows(message.workflow_id, prepared, outcomes):
-            self.repository.record_outcome(row)
-            self.metrics.outcome(row.service, row.status, [r["rule"] for r in row.reasons])
+        self._record(message, raw, outcomes)
         self.analyze.close_parked_task(message.imaging_study_id)
         worked = prepared.kind == "work"
         self._note(
@@ -150,6 +151,13 @@ class StudyWorkflow:
             finished_at=now(),
         )
         self.metrics.study("done" if worked else "nothing-to-do")
+
+    def _record(self, message: StudyMessage, raw: Json, outcomes: list[Json]) -> None:
+        """Rows and counts of what every service said of every series."""
+        prepared = _prepared.validate_python(raw)
+        for row in outcome_rows(message.workflow_id, prepared, outcomes):
+            self.repository.record_outcome(row)
+            self.metrics.outcome(row.service, row.status, [r["rule"] for r in row.reasons])
 
     def _park(self, message: StudyMessage, step: str, code: str, text: str) -> None:
         self.analyze.write_parked_task(message.imaging_study_id, step, code, text)
@@ -250,6 +258,15 @@ class StudyWorkflow:
         )
 
 
+def first_failure(outcomes: list[Json]) -> VersionFailure | None:
+    """The first version that should have written a result and gave nothing."""
+    for raw in outcomes:
+        for failure in _outcome.validate_python(_without(raw, "issued")).failures:
+            if failure.role != "shadow":
+                return failure
+    return None
+
+
 def trace_id_of(carrier: Mapping[str, str]) -> str | None:
     """Trace id of a W3C `traceparent`: version, trace id, span id, flags."""
     parts = carrier.get("traceparent", "").split("-")
@@ -288,6 +305,18 @@ def outcome_rows(
             row.inference_key = result.inference_key
             row.panel_id = result_id(result.inference_key, "panel")
             rows.append(row)
+        rows += [
+            _row(
+                workflow_id,
+                prepared,
+                outcome.series_instance_uid,
+                failure.service,
+                "failed",
+                [{"rule": failure.code, "seen": failure.message, "needed": ""}],
+            )
+            for failure in outcome.failures
+            if failure.role != "shadow"
+        ]
     return rows
 
 

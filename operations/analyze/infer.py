@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Literal
 
 from fhir_ext.clients.dicomweb import DicomWebClient
 from fhir_ext.dicom.mammography import read_mammogram
 from fhir_ext.dicom.seg import Segmentation, read_segmentation
-from fhir_ext.errors import RefusedInput
+from fhir_ext.errors import FhirExtError, ParkedWork, RefusedInput, SettingsError
 from fhir_ext.resources.ids import inference_key
 from fhir_ext.results import Classification, Measurement, Refusal, SeriesSource, ServiceResult
 from fhir_ext.settings import LimitSettings
 from models.manifest import Classification as ClassificationOutput
 from models.manifest import Manifest
-from models.registry import Registry
+from models.registry import NotInstalledError, Registry
 from models.service import ModelInput, ServiceOutput
 from operations.analyze.fetch import FetchedObjects, FetchedSeries, fetch_objects, fetch_series
 from operations.analyze.plan import SeriesJob, SeriesRef, VersionRef
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFailure:
+    """A version that gave nothing that may be used; the others' results stand.
+
+    Attributes:
+        code, message: of the ModelFailure; no patient data.
+    """
+
+    service: str
+    version: str
+    role: Literal["active", "canary", "shadow"]
+    code: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +46,7 @@ class SeriesOutcome:
         rejected: reason code to number of instances that no input holds.
         seconds: `fetch` and `infer` wall time.
         latency: wall time (s) of each version, by inference key.
+        failures: versions that gave nothing that may be used.
     """
 
     series_instance_uid: str
@@ -38,6 +55,7 @@ class SeriesOutcome:
     seconds: dict[str, float] = field(default_factory=dict)
     shadows: tuple[ServiceResult, ...] = ()
     latency: dict[str, float] = field(default_factory=dict)
+    failures: tuple[VersionFailure, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +93,11 @@ class Analyzer:
     ) -> SeriesOutcome:
         """Fetch, gate and infer the images of one job.
 
-        What may not be used is a refused result, not an error.
+        What may not be used is a refused result, not an error; a model that fails takes no
+        other's result away.
 
         Raises:
-            UpstreamError: the archive is down or delivered too little.
-            ModelFailure: a network gives nothing that may be used.
+            UpstreamError: the archive or a remote model server is down, or delivered too little.
         """
         begin = time.perf_counter()
         if job.mammograms:
@@ -90,9 +108,14 @@ class Analyzer:
         written: list[ServiceResult] = []
         shadows: list[ServiceResult] = []
         latency: dict[str, float] = {}
+        failures: list[VersionFailure] = []
         for version in job.versions:
             start = time.perf_counter()
-            result = self._run(study_instance_uid, job, version, shown)
+            try:
+                result = self._run(study_instance_uid, job, version, shown)
+            except (ParkedWork, NotInstalledError, SettingsError) as failure:
+                failures.append(_failure(version, failure))
+                continue
             (shadows if version.role == "shadow" else written).append(result)
             latency[result.inference_key] = time.perf_counter() - start
         return SeriesOutcome(
@@ -102,6 +125,7 @@ class Analyzer:
             {"fetch": fetched - begin, "infer": time.perf_counter() - fetched},
             tuple(shadows),
             latency,
+            tuple(failures),
         )
 
     def _stack(self, study_instance_uid: str, job: SeriesJob, urgent: bool) -> _Shown:
@@ -222,6 +246,12 @@ def all_refused(manifest: Manifest, refusal: Refusal) -> ServiceOutput:
         if isinstance(output, ClassificationOutput)
     )
     return ServiceOutput(measurements=measurements, classifications=classifications)
+
+
+def _failure(version: VersionRef, failure: FhirExtError) -> VersionFailure:
+    return VersionFailure(
+        version.service, version.version, version.role, failure.code, failure.message
+    )
 
 
 def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:

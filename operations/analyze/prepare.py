@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fhir_ext.clients.dicomweb import DicomWebClient, SeriesInfo
 from fhir_ext.clients.fhir import FhirClient
-from fhir_ext.errors import NotFoundError, ParkedWork
+from fhir_ext.errors import NotFoundError, ParkedWork, SettingsError
 from fhir_ext.resources.ids import inference_key, result_id
 from fhir_ext.resources.imaging_study import study_instance_uid_of
-from models.lifecycle import VersionState, assign
-from models.registry import Registry
+from models.lifecycle import Assignment, VersionState, assign
+from models.registry import NotInstalledError, Registry
 from operations.analyze.plan import (
     NO_SEGMENTATION,
     NotApplied,
@@ -108,16 +108,41 @@ class Preparer:
         if (difference := _difference(study, self._series(uid))) is not None:
             reason, detail = difference
             return replace(base, kind="incomplete", reason=reason, detail=detail)
+        assigned = self._usable(assign(self.states(), uid))
+        manifests = (
+            self.registry.manifest(service, (assignment.writes or assignment.shadows[0]))
+            for service, assignment in sorted(assigned.items())
+            if assignment.writes or assignment.shadows
+        )
         plan = make_plan(
-            self.rules,
+            self.rules.completed(manifests),
             study,
             birth_date=patient.get("birthDate"),
             programs=self._programs(patient_id),
-            assigned=assign(self.states(), uid),
+            assigned=assigned,
             images=lambda service, version: self.registry.manifest(service, version).inputs.images,
         )
         base = replace(base, not_applied=plan.not_applied, urgent=self._urgent(study))
         return self._without_finished(self._with_segments(base, plan.jobs))
+
+    def _usable(self, assigned: Mapping[str, Assignment]) -> dict[str, Assignment]:
+        """Without versions whose folder is gone or cannot be read any more."""
+
+        def readable(service: str, version: str) -> bool:
+            try:
+                self.registry.manifest(service, version)
+            except (NotInstalledError, SettingsError):
+                return False
+            return True
+
+        usable = {}
+        for service, item in assigned.items():
+            if item.writes is not None and not readable(service, item.writes):
+                # Named as not installed, for each series that it would have seen.
+                continue
+            shadows = tuple(version for version in item.shadows if readable(service, version))
+            usable[service] = replace(item, shadows=shadows)
+        return usable
 
     def _urgent(self, study: Json) -> bool:
         """Whether a ServiceRequest behind the study says so (ImagingStudy.basedOn)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from fhir_ext.errors import SettingsError
+from fhir_ext.resources import codes
+from models.manifest import Manifest
 
 
 class Rule(BaseModel):
@@ -44,9 +47,28 @@ class Rules(BaseModel):
 
     services: tuple[Rule, ...]
 
+    def completed(self, manifests: Iterable[Manifest]) -> Rules:
+        """These rules, and the default ones of services that they do not name."""
+        named = {rule.service for rule in self.services}
+        more = tuple(default_rule(item) for item in manifests if item.id not in named)
+        return Rules(services=(*self.services, *more))
+
     @property
     def programs(self) -> frozenset[str]:
         return frozenset(rule.program for rule in self.services if rule.program)
+
+
+def default_rule(manifest: Manifest) -> Rule:
+    """What holds for a service that the rules file does not name: its manifest's `inputs`."""
+    inputs = manifest.inputs
+    wanted = {part.strip().upper() for part in inputs.body_part}
+    sites = {coding.code for part, coding in codes.BODY_PARTS.items() if part in wanted}
+    return Rule(
+        service=manifest.id,
+        modality=inputs.modality,
+        body_site=tuple(sorted(sites)),
+        min_instances=inputs.min_slices,
+    )
 
 
 def load_rules(path: Path | None) -> Rules:
