@@ -77,6 +77,7 @@ EVIDENCE = (
 
 _OTHERS = (
     "ImageType",
+    "ManufacturerModelName",
     "BodyPartExamined",
     "ContrastBolusAgent",
     "KVP",
