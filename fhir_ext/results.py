@@ -56,6 +56,21 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class StandardCode:
+    """A code of a standard that a manifest states for an output, class or segment.
+
+    Attributes:
+        system: URI of the code system, as FHIR writes it.
+        code: the code.
+        display: its name in that system.
+    """
+
+    system: str
+    code: str
+    display: str
+
+
+@dataclass(frozen=True, slots=True)
 class Uncertainty:
     """How far a number may be off, in its own unit.
 
@@ -81,6 +96,7 @@ class Measurement:
         value: the number; None exactly when `refusal` is set.
         refusal: the reason; None exactly when `value` is set.
         uncertainty: how far the number may be off; None when the model does not say.
+        code: what the manifest says it is called elsewhere.
     """
 
     name: str
@@ -89,6 +105,7 @@ class Measurement:
     value: float | None = None
     refusal: Refusal | None = None
     uncertainty: Uncertainty | None = None
+    code: StandardCode | None = None
 
     def __post_init__(self) -> None:
         if (self.value is None) == (self.refusal is None):
@@ -105,9 +122,12 @@ class Classification:
         name: code in the CodeSystem `classification` (for example `breast-density`).
         region: what was classified.
         categories: codes of the categories, in the model's order.
-        probabilities: of each category, 0 to 1, together 1; empty when refused.
+        probabilities: of each category, 0 to 1, together 1; empty when refused, or when a
+            human chose.
         chosen: the category that stands; None exactly when `refusal` is set.
         refusal: the reason; None exactly when `chosen` is set.
+        code: what the manifest says it is called elsewhere.
+        category_codes: the same of each category; empty when the manifest names none.
     """
 
     name: str
@@ -116,16 +136,24 @@ class Classification:
     probabilities: tuple[float, ...] = ()
     chosen: str | None = None
     refusal: Refusal | None = None
+    code: StandardCode | None = None
+    category_codes: tuple[StandardCode | None, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.chosen is None) == (self.refusal is None):
             raise ValueError("a classification has either a category or a refusal")
+        if len(self.category_codes) not in (0, len(self.categories)):
+            raise ValueError("a classification has a code for every category, or for none")
         if self.refusal is not None:
             if self.probabilities:
                 raise ValueError("a refused classification has no probabilities")
             return
-        if self.chosen not in self.categories or len(self.probabilities) != len(self.categories):
-            raise ValueError("a classification names one of its categories, each with a number")
+        if self.chosen not in self.categories:
+            raise ValueError("a classification names one of its categories")
+        if not self.probabilities:
+            return
+        if len(self.probabilities) != len(self.categories):
+            raise ValueError("a classification has a number for each of its categories")
         # Half precision sums to 1 within 0.001; NaN is refused too.
         if not (min(self.probabilities) >= 0 and abs(sum(self.probabilities) - 1) <= 1e-3):
             raise ValueError("probabilities are not negative and sum to 1")
@@ -142,6 +170,8 @@ class Detection:
         score: the model's own number, 0 to 1; not a probability of disease.
         centre_mm: (x, y, z) in the patient coordinate system (LPS, PS3.3 C.7.6.2.1.1), mm.
         size_mm: full width of the box along x, y and z, mm.
+        code: what the manifest says the output is called elsewhere.
+        category_code: the same of the category.
     """
 
     name: str
@@ -150,6 +180,8 @@ class Detection:
     score: float
     centre_mm: tuple[float, float, float]
     size_mm: tuple[float, float, float]
+    code: StandardCode | None = None
+    category_code: StandardCode | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ REFUSAL = Refusal("missing-view", "none", "four")
     "changes",
     [
         {},
-        {"chosen": "a"},
+        {"chosen": "e"},
+        {"chosen": "a", "category_codes": (None,)},
         {"chosen": "e", "probabilities": (0.1, 0.2, 0.3, 0.4)},
         {"chosen": "a", "probabilities": (0.5, 0.5)},
         {"chosen": "a", "probabilities": (0.5, 0.5, 0.5, 0.5)},
