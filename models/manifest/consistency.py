@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from models.manifest.base import Location, inconsistent
+from models.manifest.outputs import Classification, Detections, MeasurementOutput
 from models.manifest.runtimes import NetworkRuntime
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def check_consistency(manifest: Manifest) -> None:
 
 def _contradictions(manifest: Manifest) -> Iterator[tuple[Location, str]]:
     yield from _tensors(manifest)
+    yield from _names(manifest)
     yield from _review(manifest)
     yield from _evaluation(manifest)
     yield from _cases(manifest)
@@ -45,6 +47,22 @@ def _tensors(manifest: Manifest) -> Iterator[tuple[Location, str]]:
         doubt = output.uncertainty
         if doubt is not None and doubt.tensor is not None and doubt.tensor not in known:
             yield ("outputs", index, "uncertainty", "tensor"), "is no output of the runtime"
+        if isinstance(output, Detections):
+            for name in ("scores", "labels", "count"):
+                if getattr(output, name) not in {None, *known}:
+                    yield ("outputs", index, name), "is no output of the runtime"
+
+
+def _names(manifest: Manifest) -> Iterator[tuple[Location, str]]:
+    """Classes that are results of their own share the names of results."""
+    taken = {(output.name, output.region) for output in manifest.outputs}
+    for index, output in enumerate(manifest.outputs):
+        if not isinstance(output, Classification) or output.exclusive:
+            continue
+        for place, item in enumerate(output.classes):
+            if (item.name, output.region) in taken:
+                yield ("outputs", index, "classes", place, "name"), "is the name of another result"
+            taken.add((item.name, output.region))
 
 
 def _review(manifest: Manifest) -> Iterator[tuple[Location, str]]:
@@ -54,6 +72,16 @@ def _review(manifest: Manifest) -> Iterator[tuple[Location, str]]:
     for index, rule in enumerate(manifest.review_rules):
         if rule.output not in names:
             yield ("review_rules", index, "output"), "is no output of the model"
+            continue
+        outputs = [output for output in manifest.outputs if output.name == rule.output]
+        if rule.score_below is not None:
+            if not all(isinstance(item, Classification | Detections) for item in outputs):
+                yield ("review_rules", index, "score_below"), "is for classes and detections"
+        elif not all(isinstance(item, MeasurementOutput) for item in outputs):
+            yield ("review_rules", index), "is for numbers only"
+        if rule.uncertainty_above is not None and any(o.uncertainty is None for o in outputs):
+            at = ("review_rules", index, "uncertainty_above")
+            yield at, "the output has no uncertainty"
 
 
 def _evaluation(manifest: Manifest) -> Iterator[tuple[Location, str]]:

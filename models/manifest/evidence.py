@@ -167,9 +167,10 @@ class ReviewRule(Part):
 
     Attributes:
         output: name of the output.
-        at_or_above, at_or_below: its value.
-        uncertainty_above: its uncertainty, in its unit.
-        score_below: the largest probability of its classes.
+        at_or_above, at_or_below: the value of a measurement.
+        uncertainty_above: the uncertainty of a measurement, in its unit.
+        score_below: the largest probability of a classification; the score of any place that
+            was found.
     """
 
     output: Text

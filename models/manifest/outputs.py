@@ -78,13 +78,19 @@ class MeasurementOutput(_Output):
     Attributes:
         unit: UCUM.
         valid: closed range a body can show; a number outside is withheld.
-        thresholds: cut-offs.
+        thresholds: cut-offs; a reader is told of each that is reached.
+        index: which number of the tensor, from 0, when it holds several for each item.
     """
 
     kind: Literal["measurement"] = "measurement"
     unit: Text
     valid: Bounds
     thresholds: tuple[Threshold, ...] = ()
+    index: int = Field(0, ge=0)
+
+
+#: Categories of a class that may hold beside others.
+PRESENT, ABSENT = "present", "absent"
 
 
 class Category(Part):
@@ -106,7 +112,8 @@ class Classification(_Output):
 
     Attributes:
         classes: all of them.
-        exclusive: exactly one holds (probabilities sum to 1), or any number of them.
+        exclusive: exactly one holds (probabilities sum to 1), or any number of them: then
+            each class is a result of its own, `present` or `absent`, under the class's name.
     """
 
     kind: Literal["classification"]
@@ -118,6 +125,12 @@ class Classification(_Output):
     def _unique(cls, classes: tuple[Category, ...]) -> tuple[Category, ...]:
         _once((item.name for item in classes), "class")
         return classes
+
+    def results(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """(name, categories) of every result that this output becomes, in order."""
+        if self.exclusive:
+            return ((self.name, tuple(item.name for item in self.classes)),)
+        return tuple((item.name, (PRESENT, ABSENT)) for item in self.classes)
 
 
 class SegmentLabel(Part):
@@ -140,9 +153,12 @@ class Segmentation(_Output):
     """A label for each voxel.
 
     Attributes:
-        encoding: integers, or one channel of probabilities for each value.
+        encoding: integers (items, z, y, x), with or without a channel; or probabilities
+            (items, channels, z, y, x), channel i for value i. A network whose background has
+            no channel has value i in channel i - 1.
         labels: the segments; 0 is background.
-        threshold: of probabilities.
+        threshold: of probabilities: a voxel is of the label with the highest one, where that
+            one reaches the threshold; else background.
     """
 
     kind: Literal["segmentation"]
@@ -159,13 +175,27 @@ class Segmentation(_Output):
 
 
 class Detections(_Output):
-    """Boxes with scores.
+    """Boxes with scores. `tensor` holds the boxes: (items, n, 4) or (items, n, 6).
+
+    z, y and x are the first, second and last axis of the array that the network sees; a
+    network of slices has y and x only.
 
     Attributes:
         classes: in the order of the network's labels, which count from 1.
         score: smallest score that is kept.
         at_most: most boxes of one series.
-        box: order of the numbers of one box, in array indices.
+        box: numbers of one box, in voxels of the array. Corners lie between voxels: voxel i
+            reaches from i to i + 1. `xyxy` is x, y of one corner and of the other; `xyzxyz`
+            and `zyxzyx` alike. `ccc-sizes` is the centre z, y, x, where the centre of voxel i
+            is i, and the full width along z, y, x; of slices y, x and y, x.
+        scores: output of the network with the score of each box, 0 to 1: (items, n).
+        labels: output with the class of each box, from 1: (items, n); without it all boxes
+            are of the one class.
+        count: output with the number of boxes that are not padding: (items,); without it all
+            are boxes.
+        same_place: smallest overlap (volume of the intersection over the union) at which
+            two boxes of one class are the same place; they also are when each holds the
+            centre of the other. The one with the higher score stays.
     """
 
     kind: Literal["detections"]
@@ -173,6 +203,10 @@ class Detections(_Output):
     score: float = Field(ge=0, le=1)
     at_most: int = Field(100, ge=1)
     box: Literal["xyxy", "xyzxyz", "zyxzyx", "ccc-sizes"] = "xyxy"
+    scores: str | None = None
+    labels: str | None = None
+    count: str | None = None
+    same_place: float = Field(0.2, gt=0, le=1)
 
     @field_validator("classes")
     @classmethod
