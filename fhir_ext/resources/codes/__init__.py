@@ -75,6 +75,16 @@ from fhir_ext.resources.codes.meanings import (
     THRESHOLD_HU,
     UNIT_TEXT,
 )
+from fhir_ext.resources.codes.models import (
+    AI_FOR_IMAGES,
+    AI_KIND_EXTENSION,
+    MODEL_CARD,
+    MODEL_CARD_EXTENSION,
+    MODEL_CARD_MARKDOWN,
+    MODEL_PROPERTY,
+    MODEL_STATE,
+    RECALL_OUTPUT,
+)
 from fhir_ext.resources.codes.review import (
     CLINICIAN_ASSERTED,
     HUMAN_VALUE,
@@ -146,6 +156,9 @@ LOCAL_SYSTEMS: Final[tuple[LocalSystem, ...]] = (
     HUMAN_VALUE,
     CLASSIFICATION,
     BREAST_DENSITY,
+    MODEL_STATE,
+    MODEL_PROPERTY,
+    RECALL_OUTPUT,
 )
 
 __all__ = [
@@ -153,6 +166,8 @@ __all__ = [
     "ACCESSION",
     "AI_ASSERTED",
     "AI_DEVICE",
+    "AI_FOR_IMAGES",
+    "AI_KIND_EXTENSION",
     "APPLICATION_AGENT",
     "ASSEMBLER",
     "AUDIT_APPLICATION",
@@ -198,6 +213,11 @@ __all__ = [
     "MANUFACTURER",
     "MEAN_ATTENUATION",
     "MEASUREMENT",
+    "MODEL_CARD",
+    "MODEL_CARD_EXTENSION",
+    "MODEL_CARD_MARKDOWN",
+    "MODEL_PROPERTY",
+    "MODEL_STATE",
     "MODEL_VERSION",
     "NETWORK_IP",
     "NETWORK_URI",
@@ -207,6 +227,7 @@ __all__ = [
     "PANEL",
     "PARTICIPATING_AUTHOR",
     "PRIVATE_SCHEME",
+    "RECALL_OUTPUT",
     "REFERENCED_SEGMENT",
     "REFUSAL_REASON",
     "REGION_LATERALITY",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from fhir_ext.resources.codes.base import LocalSystem, local_codes
+from fhir_ext.resources.codes.models import RECALL_REASONS, RECALL_TASKS
 from fhir_ext.resources.codes.networks import NETWORK_FAILURES
 from fhir_ext.resources.codes.segments import (
     SEGMENT_ISSUES,
@@ -185,6 +186,7 @@ TASK_TYPE: Final = LocalSystem(
         ("review-ai-result", "Review AI result", "Accept, modify or reject a preliminary result."),
         ("incomplete-study", "Incomplete study", "Find out why a study stays incomplete."),
         ("stuck-work", "Stuck work", "A step gave up; resume it once the cause is removed."),
+        *RECALL_TASKS,
     ),
 )
 
@@ -224,6 +226,7 @@ TASK_REASON: Final = LocalSystem(
         ("worker-crashed", "Worker crashed", "The work ended its worker again and again."),
         ("model-not-installed", "Model not installed", "The model or its weights are missing."),
         *NETWORK_FAILURES,
+        *RECALL_REASONS,
         ("parked", "Parked", "The work cannot go on by itself."),
         ("internal", "Internal error", "An error in this software; the log names the incident."),
         _OTHER,
