@@ -11,6 +11,7 @@ a library can export what it saw.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +36,11 @@ MOST_LABEL_VALUES = 100
 
 #: Seconds: from a metadata query to the longest inference on a CPU.
 STEP_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+#: Facts about images whose values are bands of ours. Names of scanners and kernels come from
+#: headers and stay in our tables.
+INPUT_FACTS: Final = frozenset({"age-band", "sex", "slice-thickness"})
+_BAND: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9])?(?:-[0-9]{1,3}|\+)?|[FMO]|unknown")
 
 
 class Metrics:
@@ -96,6 +102,39 @@ class Metrics:
         self._accesses = self._counter(
             "fhir_ext_accesses", "Requests to the gateway.", "interaction", "outcome"
         )
+        version = ("service", "version")
+        self._model_results = self._counter(
+            "fhir_ext_model_results", "Results of model versions.", *version, "role", "outcome"
+        )
+        self._model_refusals = self._counter(
+            "fhir_ext_model_refusals", "Results that withhold something.", *version, "role", "rule"
+        )
+        self._model_seconds = Histogram(
+            "fhir_ext_model_seconds",
+            "Time of one model version over one set of images.",
+            version,
+            buckets=STEP_BUCKETS,
+            registry=self.registry,
+        )
+        self._model_inputs = self._counter(
+            "fhir_ext_model_inputs", "Images that were shown.", *version, "fact", "value"
+        )
+        self._model_psi = self._gauge(
+            "fhir_ext_model_psi", "Population stability index of the last window.", "subject"
+        )
+        self._model_outputs = self._gauge(
+            "fhir_ext_model_output", "Quantiles in the last window.", "output", "quantile"
+        )
+        self._model_reviews = self._gauge(
+            "fhir_ext_model_reviews", "Reviews decided in the last window.", "outcome"
+        )
+        self._model_alerts = self._gauge(
+            "fhir_ext_model_alerts", "Kinds of change that are alerted now.", "kind"
+        )
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        """A number of each model version, set by the leading worker."""
+        return Gauge(name, text, ("service", "version", *labels), registry=self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)
@@ -158,9 +197,81 @@ class Metrics:
         labels = (self._label("service", service), self._label("outcome", outcome))
         self._reviews.labels(*labels).inc()
 
+    def model_result(
+        self,
+        service: str,
+        version: str,
+        role: str,
+        outcome: str,
+        rules: Iterable[str] = (),
+        seconds: float | None = None,
+    ) -> None:
+        """A model version ended on one set of images.
+
+        Args:
+            role: `active`, `canary` or `shadow`.
+            outcome: `done`, `refused` or `failed`.
+            rules: by which it withheld something; each counts once.
+            seconds: how long it took.
+        """
+        of = self._version(service, version)
+        shown = self._label("role", role)
+        self._model_results.labels(*of, shown, self._label("outcome", outcome)).inc()
+        for rule in rules:
+            self._model_refusals.labels(*of, shown, self._label("rule", rule)).inc()
+        if seconds is not None:
+            self._model_seconds.labels(*of).observe(seconds)
+
+    def model_inputs(self, service: str, version: str, mix: Mapping[str, str]) -> None:
+        """What a model version was shown; only facts whose values are ours (`INPUT_FACTS`)."""
+        of = self._version(service, version)
+        for fact in INPUT_FACTS & mix.keys():
+            value = mix[fact]
+            shown = value if _BAND.fullmatch(value) else OTHER
+            self._model_inputs.labels(*of, fact, self._bounded(fact, shown)).inc()
+
+    def model_window(
+        self,
+        service: str,
+        version: str,
+        *,
+        psi: Mapping[str, float],
+        quantiles: Mapping[tuple[str, str], float],
+        reviews: Mapping[str, int],
+        alerts: Mapping[str, int],
+    ) -> None:
+        """How a model version stands in the last window.
+
+        Args:
+            psi: by fact or output.
+            quantiles: by output and quantile (`0.5`).
+            reviews: by outcome.
+            alerts: by kind; 0 where there is none.
+        """
+        of = self._version(service, version)
+        for subject, value in psi.items():
+            self._model_psi.labels(*of, self._path("subject", subject)).set(value)
+        for (output, quantile), value in quantiles.items():
+            self._model_outputs.labels(*of, self._path("subject", output), quantile).set(value)
+        for outcome, count in reviews.items():
+            self._model_reviews.labels(*of, self._label("outcome", outcome)).set(count)
+        for kind, count in alerts.items():
+            self._model_alerts.labels(*of, self._label("kind", kind)).set(count)
+
+    def _version(self, service: str, version: str) -> tuple[str, str]:
+        known = version if FIELDS["version"](version) else OTHER
+        return self._label("service", service), self._bounded("version", known)
+
+    def _path(self, name: str, value: str) -> str:
+        """`name/region`, each of them a code."""
+        parts = value.split("/")
+        shown = len(parts) <= 2 and all(FIELDS["code"](part) for part in parts)
+        return self._bounded(name, value if shown else OTHER)
+
     def _label(self, name: str, value: str) -> str:
-        if not FIELDS["code"](value):
-            return OTHER
+        return self._bounded(name, value if FIELDS["code"](value) else OTHER)
+
+    def _bounded(self, name: str, value: str) -> str:
         with self._lock:
             seen = self._seen.setdefault(name, set())
             if value not in seen and len(seen) >= MOST_LABEL_VALUES:

@@ -26,6 +26,7 @@ from fhir_ext.logs import event, get_logger, incident, study_ref
 from fhir_ext.resources.ids import result_id
 from fhir_ext.settings import IntakeSettings
 from fhir_ext.store.repository import Repository, now
+from fhir_ext.store.samples import SampleStore
 from fhir_ext.store.tables import ServiceOutcome
 from fhir_ext.telemetry import Metrics, step_span
 from operations.analyze.infer import SeriesOutcome, VersionFailure
@@ -37,6 +38,7 @@ from subscriptions.queue import (
     StudyMessage,
     enqueue_options,
 )
+from subscriptions.samples import record_work
 from subscriptions.tries import LONGEST_WAIT, RECOVERY_ATTEMPTS, try_once, waits
 
 log = get_logger(__name__)
@@ -158,6 +160,16 @@ class StudyWorkflow:
         for row in outcome_rows(message.workflow_id, prepared, outcomes):
             self.repository.record_outcome(row)
             self.metrics.outcome(row.service, row.status, [r["rule"] for r in row.reasons])
+        record_work(
+            SampleStore(self.repository.engine),
+            self.metrics,
+            self.analyze.analyzer.registry,
+            prepared.jobs,
+            [
+                (_outcome.validate_python(_without(outcome, "issued")), _instant(outcome["issued"]))
+                for outcome in outcomes
+            ],
+        )
 
     def _park(self, message: StudyMessage, step: str, code: str, text: str) -> None:
         self.analyze.write_parked_task(message.imaging_study_id, step, code, text)

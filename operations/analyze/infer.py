@@ -17,6 +17,7 @@ from models.manifest import Classification as ClassificationOutput
 from models.manifest import Manifest
 from models.registry import NotInstalledError, Registry
 from models.service import ModelInput, ServiceOutput
+from operations.analyze.facts import facts
 from operations.analyze.fetch import FetchedObjects, FetchedSeries, fetch_objects, fetch_series
 from operations.analyze.plan import SeriesJob, SeriesRef, VersionRef
 
@@ -47,6 +48,7 @@ class SeriesOutcome:
         seconds: `fetch` and `infer` wall time.
         latency: wall time (s) of each version, by inference key.
         failures: versions that gave nothing that may be used.
+        facts: what is known of the images; see `operations.analyze.facts`.
     """
 
     series_instance_uid: str
@@ -56,6 +58,7 @@ class SeriesOutcome:
     shadows: tuple[ServiceResult, ...] = ()
     latency: dict[str, float] = field(default_factory=dict)
     failures: tuple[VersionFailure, ...] = ()
+    facts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,7 @@ class Analyzer:
             tuple(shadows),
             latency,
             tuple(failures),
+            facts(shown.given),
         )
 
     def _stack(self, study_instance_uid: str, job: SeriesJob, urgent: bool) -> _Shown:
