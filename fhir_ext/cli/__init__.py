@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from fhir_ext import __version__
-from fhir_ext.cli import demo, doctor, models_cmd, risk, run, token_cmd, work
+from fhir_ext.cli import demo, doctor, models_cmd, phantom_cmd, risk, run, token_cmd, work
 from fhir_ext.errors import FhirExtError
 
 app = typer.Typer(
@@ -35,6 +35,7 @@ models_cmd.register(app)
 risk.register(app)
 demo.register(app)
 token_cmd.register(app)
+phantom_cmd.register(app)
 
 
 @app.command(rich_help_panel="About")

@@ -68,8 +68,6 @@ def phantoms(fhir: FhirClient, archive: DicomWebClient, system: str, say: Say) -
         )
         if share is None:
             continue
-        say(f"drawing a chest CT phantom with {share:.0%} emphysema, two kernels")
-        phantom = build(PhantomSpec(emphysema_fraction=share, seed=len(cases) + 1))
         patient = PhantomPatient(
             patient_id=number,
             issuer="FHIR-EXT-DEMO",
@@ -77,26 +75,43 @@ def phantoms(fhir: FhirClient, archive: DicomWebClient, system: str, say: Say) -
             sex=sex,
             birth_date=born,
         )
-        kernels: tuple[KernelName, ...] = ("soft", "sharp")
-        series = write_study(phantom, patient, kernels)
-        instances = [instance for one in series for instance in one]
-        begin = time.monotonic()
-        report = archive.store(instances)
-        if report.failed:
-            raise UnprocessableError("the archive refused phantom instances", code="stow-refused")
-        say(f"stored {len(instances)} instances by STOW-RS in {time.monotonic() - begin:.1f} s")
-        cases.append(
-            DemoCase(
-                label=f"phantom, {share:.0%} emphysema",
-                study_instance_uid=str(instances[0].StudyInstanceUID),
-                series={
-                    str(one[0].SeriesInstanceUID): f"{kernel} kernel"
-                    for kernel, one in zip(kernels, series, strict=True)
-                },
-                truth=phantom.truth,
-            )
-        )
+        spec = PhantomSpec(emphysema_fraction=share, seed=len(cases) + 1)
+        cases.append(store_phantom(archive, patient, spec, ("soft", "sharp"), say))
     return cases
+
+
+def store_phantom(
+    archive: DicomWebClient,
+    patient: PhantomPatient,
+    spec: PhantomSpec,
+    kernels: tuple[KernelName, ...],
+    say: Say,
+) -> DemoCase:
+    """Draw a chest CT phantom and store it, a series for each kernel.
+
+    Raises:
+        UnprocessableError: the archive refuses it.
+    """
+    share = spec.emphysema_fraction
+    names = " and ".join(kernels)
+    say(f"drawing a chest CT phantom with {share:.0%} emphysema ({names} kernel)")
+    phantom = build(spec)
+    series = write_study(phantom, patient, kernels)
+    instances = [instance for one in series for instance in one]
+    begin = time.monotonic()
+    report = archive.store(instances)
+    if report.failed:
+        raise UnprocessableError("the archive refused phantom instances", code="stow-refused")
+    say(f"stored {len(instances)} instances by STOW-RS in {time.monotonic() - begin:.1f} s")
+    return DemoCase(
+        label=f"phantom, {share:.0%} emphysema",
+        study_instance_uid=str(instances[0].StudyInstanceUID),
+        series={
+            str(one[0].SeriesInstanceUID): f"{kernel} kernel"
+            for kernel, one in zip(kernels, series, strict=True)
+        },
+        truth=phantom.truth,
+    )
 
 
 def from_folder(folder: Path, archive: DicomWebClient, say: Say) -> list[DemoCase]:

@@ -1,0 +1,119 @@
+"""`fhir-ext phantom`: a study to try a model with, and what comes out of it."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fhir_ext.errors import SettingsError, UpstreamError
+
+if TYPE_CHECKING:
+    from fhir_ext.cli.parts import Parts
+    from fhir_ext.store.tables import ServiceOutcome
+
+Json = dict[str, Any]
+
+PANEL = "Try it out"
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to the application."""
+    app.command(rich_help_panel=PANEL)(phantom)
+
+
+def phantom(
+    emphysema: Annotated[
+        float, typer.Option(min=0, max=0.6, help="Share of the lungs that is drawn below -950 HU.")
+    ] = 0.05,
+    kernel: Annotated[str, typer.Option(help="soft or sharp.")] = "soft",
+    patience: Annotated[float, typer.Option(help="Longest wait for results (s).")] = 180.0,
+) -> None:
+    """Store a chest CT phantom of an invented patient, wait, and print what the models say.
+
+    It goes the whole way: archive, ImagingStudy, queue, models, FHIR server.
+    Example: `fhir-ext phantom --emphysema 0.12`
+    """
+    from fhir_ext.cli.demo_studies import store_phantom
+    from fhir_ext.cli.parts import Parts, load_settings
+    from fhir_ext.clients.dicomweb import DicomWebClient
+    from fhir_ext.phantom import KERNELS, PhantomPatient, PhantomSpec
+
+    if kernel not in KERNELS:
+        raise SettingsError(f"the kernel is one of {', '.join(KERNELS)}")
+    settings = load_settings()
+    if not settings.bridge.issuers:
+        raise SettingsError("bridge.issuers is empty: the phantom's patient could not be linked")
+    issuer, system = next(iter(settings.bridge.issuers.items()))
+    parts = Parts(settings)
+    number = f"PHANTOM-{uuid.uuid4().hex[:8].upper()}"
+    patient = PhantomPatient(number, issuer, f"Phantom^{number}", "F", "19600214")
+    parts.fhir.put(
+        {
+            "resourceType": "Patient",
+            "id": number.lower(),
+            "identifier": [{"system": system, "value": number}],
+            "name": [{"family": "Phantom", "given": [number]}],
+            "gender": "female",
+            "birthDate": "1960-02-14",
+        }
+    )
+    archive = DicomWebClient(settings.archive, settings.limits)
+    # Another seed is another study: the same pixels would be the same work.
+    spec = PhantomSpec(emphysema_fraction=emphysema, seed=int(number[-8:], 16))
+    case = store_phantom(archive, patient, spec, (kernel,), typer.echo)  # type: ignore[arg-type]
+    _wait(parts, case.study_instance_uid, patience)
+    Console().print(_table(parts, case.study_instance_uid))
+
+
+def _wait(parts: Parts, study_instance_uid: str, patience: float) -> None:
+    """Until a run of the study is over.
+
+    Raises:
+        UpstreamError: no worker did it in time, or it waits for a human.
+    """
+    from fhir_ext.cli.demo_report import FINISHED, latest_run
+
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline:
+        run = latest_run(parts.repository, study_instance_uid)
+        if run is not None and run.state in FINISHED:
+            typer.echo(f"{run.state} after {', '.join(run.step_seconds)}")
+            return
+        time.sleep(0.2)
+    raise UpstreamError("the study was not worked on in time; see `fhir-ext doctor`")
+
+
+def _table(parts: Parts, study_instance_uid: str) -> Table:
+    table = Table("service", "version", "what", "where", "result")
+    for row in parts.repository.outcomes(study_instance_uid):
+        reasons = "; ".join(f"{r['rule']}: {r['seen']}" for r in row.reasons)
+        if row.status in ("not-applied", "failed"):
+            table.add_row(row.service, "", row.status, "", reasons)
+            continue
+        _add_members(table, parts, row)
+    return table
+
+
+def _add_members(table: Table, parts: Parts, row: ServiceOutcome) -> None:
+    panel = parts.fhir.read("Observation", row.panel_id or "")
+    device = parts.fhir.read(*panel["device"]["reference"].split("/"))
+    version = device["version"][0]["value"]
+    for member in panel.get("hasMember", []):
+        found = parts.fhir.read(*member["reference"].split("/")[:2])
+        site = found.get("bodySite", {}).get("coding", [{}])[0].get("display", "")
+        name = found["code"].get("text") or found["code"]["coding"][0].get("display", "")
+        table.add_row(row.service, version, name, site, _value(found))
+
+
+def _value(observation: Json) -> str:
+    if (quantity := observation.get("valueQuantity")) is not None:
+        return f"{quantity['value']:g} {quantity.get('unit', '')}"
+    if (concept := observation.get("valueCodeableConcept")) is not None:
+        return str(concept.get("text") or concept["coding"][0].get("display", ""))
+    reason = observation.get("dataAbsentReason", {})
+    return f"refused: {reason.get('text', '')}"
