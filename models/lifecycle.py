@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -37,6 +38,18 @@ FOLLOWS: Mapping[State, frozenset[State]] = MappingProxyType(
 )
 
 
+#: States that at most one version of a service is in.
+ONLY_ONE: frozenset[State] = frozenset({State.ACTIVE, State.CANARY})
+
+#: States in which a version looks at studies.
+AT_WORK: frozenset[State] = frozenset({State.SHADOW, State.CANARY, State.ACTIVE})
+
+
+def may_follow(present: State, wanted: State) -> bool:
+    """Whether a version may go from one state to another; a canary may change its share."""
+    return wanted in FOLLOWS[present] or present is wanted is State.CANARY
+
+
 @dataclass(frozen=True, slots=True)
 class VersionState:
     """Where one installed version stands.
@@ -66,6 +79,15 @@ class Assignment:
     writes: str | None = None
     canary: bool = False
     shadows: tuple[str, ...] = ()
+
+
+def crowded(states: Iterable[VersionState]) -> tuple[str, ...]:
+    """Services of which several versions are active, or several are canaries; sorted.
+
+    The database refuses such rows; somebody changed it by hand.
+    """
+    counts = Counter((item.service, item.state) for item in states if item.state in ONLY_ONE)
+    return tuple(sorted({service for (service, _), count in counts.items() if count > 1}))
 
 
 def assign(states: Iterable[VersionState], study_instance_uid: str) -> Mapping[str, Assignment]:

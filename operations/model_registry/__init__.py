@@ -1,0 +1,1 @@
+"""Which model versions are installed, where they stand, and who may change that."""

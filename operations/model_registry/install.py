@@ -1,0 +1,161 @@
+"""A model's folder is copied to where the site's versions are: whole, checked, or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fhir_ext.errors import ConflictError, NotFoundError, OutcomeIssue, UnprocessableError
+from models.manifest import Manifest
+from operations.model_registry.folder import (
+    Inspection,
+    digest_of,
+    inspect_folder,
+    installed_files,
+)
+
+#: Copies that a killed process left are deleted once they are this old (s).
+_STALE: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A version where the registry finds it.
+
+    Attributes:
+        manifest: what it is.
+        folder: where it is.
+        digest: over its files.
+    """
+
+    manifest: Manifest
+    folder: Path
+    digest: str
+
+
+def require_usable(found: Inspection) -> Manifest:
+    """The manifest of a folder that may be installed.
+
+    Raises:
+        UnprocessableError: `model-invalid`, with everything that is wrong as its issues.
+    """
+    if found.manifest is None:
+        issues = [
+            OutcomeIssue("invalid", "model-invalid", f"line {item.line}: {item.field}: {reason}")
+            for item in found.problems
+            for reason in [item.reason]
+        ]
+        text = "; ".join(issue.diagnostics for issue in issues)
+        raise UnprocessableError(
+            f"the folder cannot be installed: {text}", code="model-invalid", issues=issues
+        )
+    return found.manifest
+
+
+def place(source: Path, site: Path, max_bytes: int) -> Placed:
+    """Copy a model's folder to `<site>/<id>/<version>`.
+
+    The copy is made under a name that the registry does not look at, checked there, brought
+    to the disk, and renamed. A version that is there with the same files is left alone.
+
+    Args:
+        source: folder of `manifest.yaml`; what the manifest does not name stays behind, but
+            for texts of licences.
+        max_bytes: largest sum of the sizes of all files.
+
+    Raises:
+        UnprocessableError: `model-invalid`.
+        ConflictError: `model-exists`: the version is installed with other files.
+    """
+    manifest = require_usable(inspect_folder(source, max_bytes))
+    target = site / manifest.id / manifest.version
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _building(target) as building:
+        for name in installed_files(source):
+            _copy(source / name, building / name)
+        # What counts is the copy: the source may change while it is read.
+        copied = require_usable(inspect_folder(building, max_bytes))
+        if copied != manifest:
+            raise ConflictError("the folder changed while it was copied", code="model-changed")
+        digest = digest_of(building)
+        if target.exists():
+            _require_same(target, digest)
+        else:
+            _sync_tree(building)
+            _rename(building, target, digest)
+    return Placed(manifest, target, digest)
+
+
+def inbox_folder(inbox: Path, name: str) -> Path:
+    """A folder of the inbox, by its name alone.
+
+    Raises:
+        NotFoundError: `model-folder`: there is none, or it is a link.
+    """
+    folder = inbox / name
+    plain = name not in ("", ".", "..") and Path(name).name == name and "\\" not in name
+    if not plain or "\0" in name or folder.is_symlink() or not folder.is_dir():
+        raise NotFoundError("the inbox has no such folder", code="model-folder")
+    return folder
+
+
+def _require_same(target: Path, digest: str) -> None:
+    if digest_of(target) != digest:
+        raise ConflictError(
+            "this version is installed with other files; a change needs a new version",
+            code="model-exists",
+        )
+
+
+def _rename(building: Path, target: Path, digest: str) -> None:
+    try:
+        building.rename(target)
+    except OSError:
+        # Somebody else installed it in between.
+        if not target.is_dir():
+            raise
+        _require_same(target, digest)
+    _sync(target.parent)
+
+
+@contextmanager
+def _building(target: Path) -> Iterator[Path]:
+    """A new folder beside the target that is gone at the end, unless it was renamed."""
+    for old in target.parent.glob(".*"):
+        if old.is_dir() and time.time() - old.stat().st_mtime > _STALE:
+            shutil.rmtree(old, ignore_errors=True)
+    folder = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with source.open("rb") as read, target.open("xb") as write:
+        shutil.copyfileobj(read, write, 1 << 20)
+        write.flush()
+        os.fsync(write.fileno())
+
+
+def _sync_tree(folder: Path) -> None:
+    for root, _, _ in os.walk(folder):
+        _sync(Path(root))
+
+
+def _sync(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,45 @@
+"""What may be done with model versions, and which roles may do it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from fhir_ext.auth.grant import Persona
+
+
+class Action(StrEnum):
+    """What people do with model versions; `ModelEvent.action` for those that change one."""
+
+    LIST = "list"
+    SHOW = "show"
+    HISTORY = "history"
+    VALIDATE = "validate"
+    INSTALL = "install"
+    TEST = "test"
+    SHADOW = "shadow"
+    CANARY = "canary"
+    ACTIVATE = "activate"
+    RETIRE = "retire"
+    ROLLBACK = "rollback"
+    RECALL = "recall"
+
+
+_LOOK: Final = frozenset({Action.LIST, Action.SHOW, Action.HISTORY})
+
+#: Who may do what over HTTP; nobody else may do anything. What an ML engineer may do changes
+#: no record of a patient.
+RIGHTS: Final[Mapping[Persona, frozenset[Action]]] = MappingProxyType(
+    {
+        Persona.ML_ENGINEER: _LOOK | {Action.VALIDATE, Action.INSTALL, Action.TEST, Action.SHADOW},
+        Persona.ADMINISTRATOR: frozenset(Action),
+        Persona.AUDITOR: _LOOK,
+    }
+)
+
+
+def allows(personas: Iterable[Persona], action: Action) -> bool:
+    """Whether one of a caller's personas may do something."""
+    return any(action in RIGHTS.get(persona, frozenset()) for persona in personas)
