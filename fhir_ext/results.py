@@ -276,6 +276,8 @@ class ServiceResult:
         seg_instance_uid, seg_series_instance_uid: the SEG in the archive that holds the masks
             of this result; None when it has none.
         whole_study: the result speaks of the study, not of the one series.
+        review: whether a human must look, where the service itself can tell; None leaves it to
+            the policy of the model.
     """
 
     service: str
@@ -296,6 +298,7 @@ class ServiceResult:
     seg_instance_uid: str | None = None
     seg_series_instance_uid: str | None = None
     whole_study: bool = False
+    review: bool | None = None
 
     @property
     def refusals(self) -> tuple[Refusal, ...]:

@@ -16,6 +16,7 @@ from fhir_ext.results import (
     Detection,
     Issue,
     Measurement,
+    Refusal,
     Risk,
     SeriesSource,
 )
@@ -71,6 +72,8 @@ class ServiceOutput:
             None: the series of the volume.
         further: other instances that were used, by series.
         searched: places were looked for, so that none found is an answer.
+        withheld: (name of an output of places or segments, why it gives none).
+        review: whether a human must look, where the service itself can tell.
     """
 
     measurements: tuple[Measurement, ...] = ()
@@ -83,6 +86,8 @@ class ServiceOutput:
     main: SeriesSource | None = None
     further: tuple[SeriesSource, ...] = ()
     searched: bool = False
+    withheld: tuple[tuple[str, Refusal], ...] = ()
+    review: bool | None = None
 
     @property
     def stands(self) -> bool:
