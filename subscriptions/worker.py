@@ -22,6 +22,7 @@ from fhir_ext.telemetry import Metrics
 from models.registry import Registry, shipped_states
 from operations.analyze.rules import load_rules
 from operations.analyze.service import AnalyzeService
+from operations.model_registry.recall import RECALL, Recaller
 from operations.review.service import CORRECT_SR
 from operations.risk_score.rescore import Rescorer
 from subscriptions.audit import AUDIT, AccessEventWriter
@@ -46,6 +47,7 @@ from subscriptions.queue import (
     WORKFLOW_VERSION,
     WorkQueue,
 )
+from subscriptions.recall import REJECT_RECALLED, RecallVersion, RejectRecalled, watch_recalls
 from subscriptions.rescore import RESCORE, Rescore, sweep_findings
 from subscriptions.review import CorrectSr, follow_reviews
 from subscriptions.workflow import StudyWorkflow
@@ -116,6 +118,8 @@ def chore_handlers(
     return {
         AUDIT: AccessEventWriter(fhir, settings.server.fhir_base),
         CORRECT_SR: CorrectSr(fhir, archive),
+        RECALL: RecallVersion(Recaller(fhir), queue),
+        REJECT_RECALLED: RejectRecalled(fhir, archive),
         RESCORE: Rescore(Rescorer(fhir)),
     }
 
@@ -174,6 +178,7 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
             intake.sweep_interval,
             lambda: sweep_findings(fhir, queue, repository, intake.sweep_overlap),
         ),
+        Loop("recalls", intake.sweep_interval, lambda: watch_recalls(fhir, queue)),
         Loop("take-over", ttl / 2, lambda: take_over_dead_workers(repository, holder, ttl)),
         Loop("park-crashed", timedelta(seconds=10), lambda: park_crashed(repository, analyze)),
         Loop(

@@ -23,15 +23,22 @@ DESCRIPTION = "A reviewer rejected this result; the reason is in the FHIR server
 
 
 def build_rejection(
-    rejected: Dataset, header: Dataset, series_uid: str, instance_uid: str, issued: datetime
+    rejected: Dataset,
+    header: Dataset,
+    series_uid: str,
+    instance_uid: str,
+    issued: datetime,
+    *,
+    description: str = DESCRIPTION,
 ) -> Dataset:
-    """The note for one SR; the same arguments give the same bytes.
+    """The note for one object of ours; the same arguments give the same bytes.
 
     Args:
         rejected: SOP class and the UIDs down to the instance are needed.
         header: an instance of the study; patient and study modules are copied from it.
         series_uid, instance_uid: of the note.
         issued: when it was rejected; aware.
+        description: Key Object Description; no clinical text.
 
     Returns:
         With file meta information, Explicit VR Little Endian, UTF-8.
@@ -43,7 +50,7 @@ def build_rejection(
     content = KeyObjectSelection(
         document_title=CodedConcept(REJECTED_FOR_QUALITY.code, "DCM", REJECTED_FOR_QUALITY.display),
         referenced_objects=[evidence],
-        description=DESCRIPTION,
+        description=description,
     )
     note = KeyObjectSelectionDocument(
         evidence=[evidence],

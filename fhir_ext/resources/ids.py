@@ -8,6 +8,7 @@
     parked_task_id     ImagingStudy
     risk_score_id      patient, model, inputs and date of a score
     review_*           review Task: one of its reviews can win, so all of them derive from it
+    recall_*           model version, and the Provenance of the piece of work that is withdrawn
 
 Resource ids are version 5 UUIDs under `NAMESPACE`; UIDs are UUIDs under 2.25 (PS3.5 B.2).
 """
@@ -99,9 +100,23 @@ def access_event_id(request_id: str, patient: str | None) -> str:
     return str(_uuid("AuditEvent", "access", request_id, *([patient] if patient else [])))
 
 
+def model_event_id(service: str, version: str, at: str, action: str) -> str:
+    """Id of what the audit says of one change of a model version.
+
+    Args:
+        at: when, as ISO 8601.
+    """
+    return str(_uuid("ModelEvent", service, version, at, action))
+
+
 def parked_chore_id(name: str, key: str) -> str:
     """Id of the Task of a chore that cannot be done."""
     return str(_uuid("Task", "parked-chore", name, key))
+
+
+def model_alert_id(service: str, version: str, settings_hash: str, kind: str, period: int) -> str:
+    """Id of the DetectedIssue of one kind of change in a model version, once in a period."""
+    return str(_uuid("DetectedIssue", "drift", service, version, settings_hash, kind, str(period)))
 
 
 def risk_score_id(patient_id: str | None, score: RiskScore) -> str:
@@ -146,3 +161,37 @@ def review_dicom_uid(task_id: str, kind: str) -> str:
             that withdraws the first.
     """
     return f"2.25.{_uuid('review-dicom', task_id, kind).int}"
+
+
+def model_card_id(model: ModelIdentity) -> str:
+    """Id of the DocumentReference that holds the card of one exact model version."""
+    return str(_uuid("DocumentReference", "model-card", device_id(model)))
+
+
+def recall_task_id(device_id: str) -> str:
+    """Id of the Task of a recall; a version is recalled once."""
+    return str(_uuid("Task", "model-recall", device_id))
+
+
+def recall_provenance_id(provenance_id: str) -> str:
+    """Id of the Provenance of what a recall withdrew of one piece of work.
+
+    Args:
+        provenance_id: of the Provenance that the piece of work wrote.
+    """
+    return str(_uuid("Provenance", "model-recall", provenance_id))
+
+
+def recall_review_id(provenance_id: str) -> str:
+    """Id of the Task that asks a human what becomes of a signed piece of work."""
+    return str(_uuid("Task", "recall-review", provenance_id))
+
+
+def recall_dicom_uid(sop_instance_uid: str, kind: str) -> str:
+    """UID of what withdraws one DICOM object of ours after a recall (PS3.5 B.2).
+
+    Args:
+        sop_instance_uid: of the object that is withdrawn.
+        kind: `rejection` and `rejection-series`.
+    """
+    return f"2.25.{_uuid('recall-dicom', sop_instance_uid, kind).int}"

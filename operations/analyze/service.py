@@ -11,7 +11,7 @@ from typing import Self
 
 from fhir_ext.clients.dicomweb import DicomWebClient
 from fhir_ext.clients.fhir import FhirClient
-from fhir_ext.errors import UnprocessableError
+from fhir_ext.errors import ParkedWork, UnprocessableError
 from fhir_ext.logs import event, get_logger
 from fhir_ext.resources.ids import parked_task_id
 from fhir_ext.resources.task import parked_task
@@ -86,14 +86,22 @@ class AnalyzeService:
 
         Returns:
             `seconds`: wall time of `store-dicom` and `write-fhir`.
+
+        Raises:
+            ParkedWork: a version was recalled while it worked; the other results are written.
         """
         begin = time.perf_counter()
+        asked, results = results, self.writer.writable(results)
         fresh = self.writer.unwritten(results)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="stow") as pool:
             stowing = pool.submit(self._store, results, frozenset(fresh), issued)
             self.writer.write(prepared, fresh, issued, trace_id)
             written = time.perf_counter() - begin
-            return {"seconds": {"store-dicom": stowing.result(), "write-fhir": written}}
+            seconds = {"store-dicom": stowing.result(), "write-fhir": written}
+        if len(results) < len(asked):
+            text = "a model version was recalled while it worked on this study"
+            raise ParkedWork(text, code="model-recalled")
+        return {"seconds": seconds}
 
     def _store(
         self,

@@ -10,10 +10,17 @@ from typing import Any
 
 from fhir_ext.clients.fhir import CONFLICT_WAITS, FhirClient
 from fhir_ext.errors import ConflictError, NotFoundError, UpstreamError
-from fhir_ext.resources.bundle import create_only, merge_bundles, result_bundle
+from fhir_ext.resources.bundle import (
+    create_entry,
+    create_only,
+    merge_bundles,
+    result_bundle,
+    transaction,
+)
 from fhir_ext.resources.codes import SERIES_INSTANCE_UID
 from fhir_ext.resources.context import WriteContext
-from fhir_ext.resources.ids import dicom_uid, result_id
+from fhir_ext.resources.device import is_recalled
+from fhir_ext.resources.ids import device_id, dicom_uid, result_id
 from fhir_ext.resources.reading import known_conditions
 from fhir_ext.results import ServiceResult
 from operations.analyze.prepare import Prepared
@@ -38,6 +45,16 @@ class ResultWriter:
             for result in results
             if self.fhir.find("Provenance", result_id(result.inference_key, "provenance")) is None
         )
+
+    def writable(self, results: Sequence[ServiceResult]) -> tuple[ServiceResult, ...]:
+        """The results of versions that were not recalled while they were made."""
+        models = {result.model for result in results}
+        recalled = {
+            model
+            for model in models
+            if (device := self.fhir.find("Device", device_id(model))) and is_recalled(device)
+        }
+        return tuple(result for result in results if result.model not in recalled)
 
     def write(
         self,
@@ -107,7 +124,21 @@ class ResultWriter:
             )
             for result in results
         ]
-        self._create(merge_bundles(bundles))
+        self._create(transaction(list(self._missing(merge_bundles(bundles)["entry"]))))
+
+    def _missing(self, entries: Sequence[Json]) -> Iterator[Json]:
+        """The entries without the Devices that stand.
+
+        A Device in the server may say more than its results know, and that its version was
+        recalled: nothing that comes late may take this back.
+        """
+        for entry in entries:
+            device = entry["resource"]
+            if device["resourceType"] != "Device":
+                yield entry
+            elif self.fhir.find("Device", device["id"]) is None:
+                deleted = self._is_deleted(entry["request"]["url"])
+                yield entry if deleted else create_entry(device)
 
     def _create(self, bundle: Json) -> None:
         """Send a transaction that writes over nothing but what was deleted.

@@ -1,0 +1,239 @@
+"""Recalls as durable work: the chores, and the loop that finds what came late.
+
+    recall           a part of the pieces of work of one version, then the next part
+    reject-recalled  one piece of work: notes beside its SR and SEG in the archive
+
+The loop looks at recalls of the last day: one that stopped in the middle (the queue was lost)
+is taken up again, and results that a study in flight wrote after the recall are withdrawn too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from pydicom import Dataset
+
+from fhir_ext.clients.dicomweb import DicomWebClient
+from fhir_ext.clients.fhir import FhirClient
+from fhir_ext.errors import NotFoundError, UnprocessableError, UpstreamError
+from fhir_ext.logs import event, get_logger
+from fhir_ext.resources import codes
+from fhir_ext.resources.ids import dicom_uid, recall_dicom_uid, recall_provenance_id
+from fhir_ext.resources.imaging_study import study_instance_uid_of
+from fhir_ext.resources.recall import Counts, Group, is_settled, is_withdrawn, recall_of
+from fhir_ext.resources.result_reading import sr_instance_uid_of
+from operations.analyze.store_dicom import store_object
+from operations.model_registry.recall import (
+    ChoreQueue,
+    Part,
+    Recaller,
+    enqueue_part,
+    enqueue_recall,
+    groups_of,
+    part_of,
+    read_group,
+)
+
+log = get_logger(__name__)
+
+Json = dict[str, Any]
+
+#: Name of the chore that brings the archive in line.
+REJECT_RECALLED: Final = "reject-recalled"
+
+#: Pieces of work of one part: a few seconds of work, which is what a death costs.
+PART: Final = 50
+
+#: How long results of a recalled version are looked for. A study in flight that is taken up
+#: later than that is stopped by the Device's status.
+WATCHED: Final = timedelta(hours=24)
+
+#: What stands in the note beside a withdrawn object.
+DESCRIPTION: Final = "The model was recalled; the reason is in the FHIR server."
+
+#: Series that a piece of work may have written (`fhir_ext.resources.ids.dicom_uid`).
+_SERIES: Final = ("sr-series", "seg-series")
+
+
+@dataclass(frozen=True, slots=True)
+class RecallVersion:
+    """Handler of the chore `recall`: payload of `Part`. Idempotent."""
+
+    recaller: Recaller
+    queue: ChoreQueue
+
+    def __call__(self, payload: Json) -> None:
+        """Work off one part, say how far the recall is, and enqueue the next one.
+
+        Raises:
+            UpstreamError: HAPI is down.
+        """
+        part = part_of(payload)
+        recall = part.recall
+        if part.number == 0:
+            self.recaller.mark(recall)
+            self.recaller.report_progress(recall, part.counts, finished=False)
+        following, finished = self._work(part)
+        self.recaller.report_progress(recall, following.counts, finished=finished)
+        counts = following.counts
+        event(
+            log, "recall-part", service=recall.service, version=recall.version, count=counts.groups
+        )
+        if not finished:
+            enqueue_part(self.queue, following)
+
+    def _work(self, part: Part) -> tuple[Part, bool]:
+        """The part that follows, and whether it is empty."""
+        counts, since, seen = part.counts, part.since, part.seen
+        done = 0
+        for page in groups_of(self.recaller.fhir, part.recall.device_id, part.since):
+            for group in page:
+                stamp = str(group.provenance["meta"]["lastUpdated"])
+                if stamp == part.since and group.provenance["id"] in part.seen:
+                    continue
+                counts += self._settle(part, group)
+                known = seen if stamp == since else ()
+                since, seen = stamp, (*known, group.provenance["id"])
+                done += 1
+            if done >= PART:
+                return replace(
+                    part, number=part.number + 1, since=since, seen=seen, counts=counts
+                ), False
+        return replace(part, counts=counts), True
+
+    def _settle(self, part: Part, group: Group) -> Counts:
+        settled, counts = self.recaller.settle(part.recall, group)
+        named = (*settled.unsigned, *settled.recalled)
+        if any(sr_instance_uid_of(item) for item in named):
+            provenance_id = group.provenance["id"]
+            self.queue.enqueue_chore(
+                REJECT_RECALLED, provenance_id, {"provenance_id": provenance_id}
+            )
+        return counts
+
+
+@dataclass(frozen=True, slots=True)
+class RejectRecalled:
+    """Handler of the chore `reject-recalled`: payload `{"provenance_id": …}`. Idempotent."""
+
+    fhir: FhirClient
+    archive: DicomWebClient
+
+    def __call__(self, payload: Json) -> None:
+        """Put a note of rejection beside every object of one withdrawn piece of work.
+
+        Raises:
+            UpstreamError: a server is down, or the SR is not in the archive yet.
+            ParkedWork: the archive refuses a note.
+            UnprocessableError: the piece of work cannot be read back.
+        """
+        provenance_id = str(payload["provenance_id"])
+        group = read_group(self.fhir, self.fhir.read("Provenance", provenance_id))
+        panel = next(
+            (item for item in group.resources if is_withdrawn(item) and sr_instance_uid_of(item)),
+            None,
+        )
+        if panel is None:
+            return
+        moment = self.fhir.read("Provenance", recall_provenance_id(provenance_id))["recorded"]
+        study, key = self._study(panel), _inference_key(panel)
+        if not self._has_study(study):
+            return
+        found = list(self._objects(study, key))
+        if str(sr_instance_uid_of(panel)) not in {str(item.SOPInstanceUID) for item in found}:
+            # It is stored beside the FHIR transaction and may come after it.
+            raise UpstreamError("the SR is not in the archive", code="stow-failed")
+        for item in found:
+            store_object(self.archive, _note(item, datetime.fromisoformat(moment)))
+        event(log, "recall-rejected", count=len(found))
+
+    def _study(self, panel: Json) -> str:
+        for source in panel.get("derivedFrom", []):
+            kind, _, resource_id = str(source.get("reference", "")).partition("/")
+            if kind == "ImagingStudy":
+                study = self.fhir.read(kind, resource_id.partition("/")[0])
+                if uid := study_instance_uid_of(study):
+                    return uid
+        raise UnprocessableError("the result names no study", code="resource-not-found")
+
+    def _has_study(self, study: str) -> bool:
+        try:
+            return bool(self.archive.list_series(study))
+        except NotFoundError:
+            return False
+
+    def _objects(self, study: str, key: str) -> Iterator[Dataset]:
+        """Headers of the objects that the piece of work stored."""
+        series = {dicom_uid(key, kind) for kind in _SERIES}
+        for info in self.archive.list_series(study):
+            if info.series_instance_uid not in series:
+                continue
+            for item in self.archive.list_instances(study, info.series_instance_uid):
+                yield self.archive.instance_metadata(
+                    study, info.series_instance_uid, item.sop_instance_uid
+                )
+
+
+def watch_recalls(fhir: FhirClient, queue: ChoreQueue) -> int:
+    """Take up recalls that stand still, and those to which results were added.
+
+    Returns:
+        How many were enqueued (again).
+
+    Raises:
+        UpstreamError: HAPI is down.
+    """
+    since = (datetime.now(UTC) - WATCHED).isoformat()
+    asked = {"code": f"{codes.TASK_TYPE.url}|model-recall"}
+    tasks = {
+        task["id"]: task
+        for params in ({"status": "in-progress"}, {"authored-on": f"ge{since}"})
+        for task in fhir.search("Task", {**asked, **params})
+    }
+    count = 0
+    for task in tasks.values():
+        recall = recall_of(task)
+        if task["status"] == "in-progress":
+            # A known key changes nothing: only what the queue has lost starts anew.
+            enqueue_recall(queue, recall)
+            count += 1
+        elif late := _late(fhir, recall.device_id, recall.started):
+            enqueue_recall(queue, recall, f"late-{late}")
+            event(log, "recall-late", service=recall.service, version=recall.version)
+            count += 1
+    return count
+
+
+def _late(fhir: FhirClient, device_id: str, started: datetime) -> str | None:
+    """Id of a Provenance since the recall that the recall has not dealt with."""
+    since = started.astimezone(UTC).isoformat()
+    for page in groups_of(fhir, device_id, since):
+        for group in page:
+            review = fhir.find("Task", group.review_id) if group.signed else None
+            if not is_settled(group, review):
+                return str(group.provenance["id"])
+    return None
+
+
+def _note(rejected: Dataset, moment: datetime) -> Dataset:
+    from fhir_ext.dicom.rejection import build_rejection
+
+    uid = str(rejected.SOPInstanceUID)
+    return build_rejection(
+        rejected,
+        rejected,
+        recall_dicom_uid(uid, "rejection-series"),
+        recall_dicom_uid(uid, "rejection"),
+        moment,
+        description=DESCRIPTION,
+    )
+
+
+def _inference_key(panel: Json) -> str:
+    for identifier in panel.get("identifier", []):
+        if identifier.get("system") == codes.INFERENCE_KEY:
+            return str(identifier["value"])
+    raise UnprocessableError("the result has no inference key", code="resource-not-found")
