@@ -203,6 +203,59 @@ class ModelSettings(Group):
     )
 
 
+class MonitoringSettings(Group):
+    """Monitoring of model versions: what counts as a change, and who is told."""
+
+    interval: timedelta = Field(timedelta(hours=1), description="Pause between two looks.")
+    window: timedelta = Field(
+        timedelta(days=7), description="What is compared: the whole days before today (UTC)."
+    )
+    reference: timedelta = Field(
+        timedelta(days=28),
+        description="With what: the first days of the version, as far as the window leaves them.",
+    )
+    retention: timedelta = Field(
+        timedelta(days=730), description="Samples and alerts are deleted after this."
+    )
+    least: int = Field(30, ge=5, description="Fewer results than this are not compared.")
+    alpha: float = Field(
+        0.01,
+        gt=0,
+        lt=1,
+        description="Chance of any false finding in one comparison of one version (Holm).",
+    )
+    psi_moderate: float = Field(
+        0.1, gt=0, description="Population stability index of a moderate change."
+    )
+    psi_major: float = Field(0.25, gt=0, description="Population stability index of a major one.")
+    rate_moderate: float = Field(
+        0.05, gt=0, description="Difference of a rate (refusals, reviews) that is moderate."
+    )
+    rate_major: float = Field(0.15, gt=0, description="Difference of a rate that is major.")
+    webhook_url: str | None = Field(
+        None, description="Where alerts are posted as JSON; obeys the settings of `outgoing`."
+    )
+    webhook_secret: SecretStr | None = Field(
+        None, description="Signs what is posted (Standard Webhooks 1.0): text, or `whsec_` base64."
+    )
+    webhook_timeout: timedelta = Field(
+        timedelta(seconds=10), description="Longest wait for the receiver's answer."
+    )
+
+    @model_validator(mode="after")
+    def _signed(self) -> MonitoringSettings:
+        secret = self.webhook_secret.get_secret_value() if self.webhook_secret else ""
+        if self.webhook_url and (len(secret) < 16 or secret.lower() in PLACEHOLDERS):
+            raise ValueError("webhook_url needs a webhook_secret of at least 16 characters")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_days(self) -> MonitoringSettings:
+        if self.window < timedelta(days=1) or self.window % timedelta(days=1):
+            raise ValueError("window must be whole days")
+        return self
+
+
 class ServerSettings(Group):
     """The HTTP side."""
 
@@ -377,6 +430,7 @@ class Settings(BaseSettings):
     database: DatabaseSettings = Field(default_factory=DatabaseSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     models: ModelSettings = Field(default_factory=ModelSettings)
+    monitoring: MonitoringSettings = Field(default_factory=MonitoringSettings)
     server: ServerSettings = Field(default_factory=ServerSettings)
     auth: AuthSettings = Field(default_factory=AuthSettings)
     gateway: GatewaySettings = Field(default_factory=GatewaySettings)
