@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from fhir_ext.errors import NotFoundError, SettingsError
 from fhir_ext.logs import get_logger, incident
 from fhir_ext.results import SeriesSource, ServiceResult
-from fhir_ext.store.sample_tables import ModelSample
+from fhir_ext.store.sample_tables import COUNT, TOP_SCORE, ModelSample
 from fhir_ext.store.samples import SampleStore
 from fhir_ext.telemetry import Metrics
 from models.manifest import Detections
@@ -137,9 +137,9 @@ def _counts(result: ServiceResult, searched: Iterable[str]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name in names:
         scores = [item.score for item in result.detections if item.name == name]
-        found[f"{name}/count"] = float(len(scores))
+        found[f"{name}/{COUNT}"] = float(len(scores))
         if scores:
-            found[f"{name}/top-score"] = max(scores)
+            found[f"{name}/{TOP_SCORE}"] = max(scores)
     return found
 
 

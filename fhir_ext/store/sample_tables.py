@@ -9,12 +9,16 @@ the same images by a digest of their UIDs.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import JSON, Column, Index
 from sqlmodel import Field, SQLModel
 
 from fhir_ext.store.tables import Instant
+
+#: What is kept of detections, as `name/count` and, where there is one, `name/top-score`.
+COUNT: Final = "count"
+TOP_SCORE: Final = "top-score"
 
 
 class ModelSample(SQLModel, table=True):

@@ -89,6 +89,16 @@ class SampleStore:
             )
             return list({row.pair: row for row in session.exec(query)}.values())
 
+    def in_roles(
+        self, version: SampledVersion, roles: Sequence[str], begin: datetime
+    ) -> Sequence[ModelSample]:
+        """Every sample since a moment that was made in one of these roles."""
+        with self._session() as session:
+            query = _of(version).where(
+                col(ModelSample.at) >= begin, col(ModelSample.role).in_(roles)
+            )
+            return session.exec(query).all()
+
     def delete_before(self, moment: datetime) -> int:
         """Forget samples and alerts that are older; returns how many samples."""
         with self._session() as session:
