@@ -17,7 +17,7 @@ class AccessRecord:
         action: FHIR AuditEvent.action: C, R, U, D or E.
         outcome: FHIR AuditEvent.outcome: `0` success, `4` the caller's fault (also a
             refusal), `8` ours.
-        http_status: status of the answer.
+        http_status: status of the answer; 0 for what was not asked over HTTP.
         client_id: OAuth client, or None without a valid token.
         subject: `sub` of the token, or None.
         fhir_user: reference of the user, when the token names one.

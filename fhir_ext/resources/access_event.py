@@ -269,11 +269,15 @@ def _patient_entity(patient: str) -> Json:
 
 
 def _request_entity(record: AccessRecord) -> Json:
-    return {
+    entity: Json = {
         "what": {"identifier": {"value": record.request_id}},
         "type": codes.ENTITY_REQUEST_ID.as_json(),
-        "detail": [{"type": "http-status", "valueString": str(record.http_status)}],
     }
+    # A command of an operator has none.
+    if record.http_status:
+        status = str(record.http_status)
+        entity["detail"] = [{"type": "http-status", "valueString": status}]
+    return entity
 
 
 def _text(value: str) -> str:

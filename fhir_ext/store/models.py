@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,6 +26,7 @@ class Move:
         expected: the state that it must still be in.
         state: the new one; the same where only the share changes.
         share: of a canary; 0 else.
+        reason: in words, where it is not that of the whole change.
     """
 
     service: str
@@ -32,6 +34,7 @@ class Move:
     expected: str
     state: str
     share: float = 0.0
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +110,11 @@ class ModelStore:
         Raises:
             ConflictError: `model-changed`: somebody else was quicker.
         """
+        moment = now()
         with self._session() as session:
-            events = self._move(session, moves, cause)
+            events = self._move(session, moves, cause, moment)
             session.add(row)
-            events.append(_event(row, None, cause))
+            events.append(_event(row, None, cause, moment))
             session.add(events[-1])
             self._commit(session)
             return events
@@ -125,19 +129,11 @@ class ModelStore:
             ConflictError: `model-changed`: one is not in the expected state any more, or
                 another version of its service took the place.
         """
+        moment = now()
         with self._session() as session:
-            events = self._move(session, moves, cause)
+            events = self._move(session, moves, cause, moment)
             self._commit(session)
             return events
-
-    def note(self, service: str, version: str, cause: Cause) -> ModelEvent:
-        """Write an event that changes no state, such as a test."""
-        with self._session() as session:
-            row = session.get_one(ModelVersion, (service, version))
-            event = _event(row, row.state, cause)
-            session.add(event)
-            self._commit(session)
-            return event
 
     def record_test(self, service: str, version: str, tested: Tested, cause: Cause) -> ModelEvent:
         """Keep what a run of the cases found, and that it was run."""
@@ -146,7 +142,7 @@ class ModelStore:
             row.tested_at, row.test_passed = now(), tested.passed
             row.tested_digest, row.tested_software = tested.digest, tested.software
             row.test_report = dict(tested.report)
-            event = _event(row, row.state, cause)
+            event = _event(row, row.state, cause, now())
             session.add_all((row, event))
             self._commit(session)
             return event
@@ -176,7 +172,9 @@ class ModelStore:
     def _session(self) -> Session:
         return Session(self.engine, expire_on_commit=False)
 
-    def _move(self, session: Session, moves: Iterable[Move], cause: Cause) -> list[ModelEvent]:
+    def _move(
+        self, session: Session, moves: Iterable[Move], cause: Cause, moment: datetime
+    ) -> list[ModelEvent]:
         table = ModelVersion.__table__  # type: ignore[attr-defined]
         events = []
         for move in moves:
@@ -188,7 +186,7 @@ class ModelStore:
                     table.c.version == move.version,
                     table.c.state == move.expected,
                 )
-                .values(state=move.state, share=move.share, changed_at=now())
+                .values(state=move.state, share=move.share, changed_at=moment)
             )
             try:
                 count = session.connection().execute(changed).rowcount
@@ -197,7 +195,8 @@ class ModelStore:
             if count != 1:
                 raise _changed()
             row = session.get_one(ModelVersion, (move.service, move.version))
-            events.append(_event(row, move.expected, cause))
+            why = replace(cause, reason=move.reason) if move.reason else cause
+            events.append(_event(row, move.expected, why, moment))
             session.add(events[-1])
         return events
 
@@ -208,9 +207,9 @@ class ModelStore:
             raise _changed() from error
 
 
-def _event(row: ModelVersion, from_state: str | None, cause: Cause) -> ModelEvent:
+def _event(row: ModelVersion, from_state: str | None, cause: Cause, moment: datetime) -> ModelEvent:
     return ModelEvent(
-        at=now(),
+        at=moment,
         service=row.service,
         version=row.version,
         action=cause.action,

@@ -123,12 +123,14 @@ CaseInput = Annotated[TensorsInput | DicomInput | PhantomInput, Field(discrimina
 class Expected(Part):
     """What must come out for one output.
 
-    Exactly one of `value`, `refused` and `tensors` is stated.
+    Exactly one of `value`, `category`, `count`, `refused` and `tensors` is stated.
 
     Attributes:
         output: name of an output; of an output of the network for `tensors`.
         region: which of several of that name.
-        value, tolerance: a number, and how far it may be off.
+        value, tolerance: a number, and how far it may be off; of segments their volume in mL.
+        category: the class that a classification must choose.
+        count: number of places that detections must give.
         refused: the rule that must refuse it.
         tensors: safetensors file with a tensor of the output's name.
         absolute, relative: how far the tensor may be off, everywhere.
@@ -138,6 +140,8 @@ class Expected(Part):
     region: Region | None = None
     value: float | None = None
     tolerance: float | None = Field(None, ge=0)
+    category: Kebab | None = None
+    count: int | None = Field(None, ge=0)
     refused: Kebab | None = None
     tensors: HashedFile | None = None
     absolute: float = Field(1e-3, ge=0)
@@ -145,8 +149,9 @@ class Expected(Part):
 
     @model_validator(mode="after")
     def _one(self) -> Expected:
-        if sum(part is not None for part in (self.value, self.refused, self.tensors)) != 1:
-            raise ValueError("needs exactly one of value, refused and tensors")
+        stated = (self.value, self.category, self.count, self.refused, self.tensors)
+        if sum(part is not None for part in stated) != 1:
+            raise ValueError("needs exactly one of value, category, count, refused and tensors")
         if (self.value is None) != (self.tolerance is None):
             raise ValueError("value and tolerance go together")
         return self

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ def require_usable(found: Inspection) -> Manifest:
     return found.manifest
 
 
-def place(source: Path, site: Path, max_bytes: int) -> Placed:
+def place(source: Path, site: Path, max_bytes: int, shipped: Callable[[str, str], bool]) -> Placed:
     """Copy a model's folder to `<site>/<id>/<version>`.
 
     The copy is made under a name that the registry does not look at, checked there, brought
@@ -69,12 +69,15 @@ def place(source: Path, site: Path, max_bytes: int) -> Placed:
         source: folder of `manifest.yaml`; what the manifest does not name stays behind, but
             for texts of licences.
         max_bytes: largest sum of the sizes of all files.
+        shipped: whether a service's version comes with this software.
 
     Raises:
         UnprocessableError: `model-invalid`.
         ConflictError: `model-exists`: the version is installed with other files.
     """
     manifest = require_usable(inspect_folder(source, max_bytes))
+    if shipped(manifest.id, manifest.version):
+        raise ConflictError("this version comes with this software", code="model-exists")
     target = site / manifest.id / manifest.version
     target.parent.mkdir(parents=True, exist_ok=True)
     with _building(target) as building:

@@ -1,0 +1,138 @@
+"""Where the versions stand, for the planner; and the rows that this software brings itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fhir_ext.errors import ConflictError, ParkedWork
+from fhir_ext.logs import event as log_event
+from fhir_ext.logs import get_logger
+from fhir_ext.store.models import Cause, ModelStore, Move
+from fhir_ext.store.repository import Repository, now
+from fhir_ext.store.tables import ModelEvent, ModelVersion
+from models.lifecycle import AT_WORK, State, VersionState, crowded
+from models.registry import Installed, Registry
+from operations.model_registry.actor import SOFTWARE, ChoreQueue, audit
+from operations.model_registry.folder import digest_of
+from operations.model_registry.rows import VersionRow
+
+log = get_logger(__name__)
+
+
+def states(repository: Repository) -> tuple[VersionState, ...]:
+    """Where every version stands; one query.
+
+    Raises:
+        ParkedWork: `two-versions-active`: somebody changed the database by hand, and nobody
+            here can say which of them is meant.
+    """
+    found = tuple(
+        VersionState(service, version, State(state), share)
+        for service, version, state, share in ModelStore(repository.engine).states()
+    )
+    if services := crowded(found):
+        names = ", ".join(services)
+        raise ParkedWork(
+            f"several versions are active, or several are canaries, of: {names}; "
+            "`fhir-ext model retire` all but one",
+            code="two-versions-active",
+        )
+    return found
+
+
+def seed(store: ModelStore, registry: Registry, queue: ChoreQueue) -> None:
+    """Give every shipped version its row; a repeat changes nothing.
+
+    A service that is new here is active, unless its manifest says that it is switched on by
+    hand. Where the software brings another version than before, the one before is retired,
+    and the new one takes its place if that was the active one.
+    """
+    for service in registry.services():
+        for version in registry.versions(service):
+            installed = registry.find(service, version)
+            if installed.shipped:
+                # A second worker that starts at the same time may have done it.
+                for _ in range(2):
+                    try:
+                        _Seeding(store, queue, installed).run()
+                        break
+                    except ConflictError:
+                        continue
+
+
+@dataclass(frozen=True, slots=True)
+class _Seeding:
+    store: ModelStore
+    queue: ChoreQueue
+    installed: Installed
+
+    def run(self) -> None:
+        identity = self.installed.manifest.identity()
+        rows = {row.version: row for row in self.store.versions(identity.id)}
+        present = rows.pop(identity.version, None)
+        # Shipped before, and its code is gone.
+        gone = [row for row in rows.values() if row.shipped and row.state in _STANDING]
+        heir = any(row.state == State.ACTIVE for row in gone)
+        moves = [
+            Move(row.service, row.version, row.state, State.RETIRED, reason="its code is gone")
+            for row in gone
+        ]
+        cause = Cause("upgrade" if gone else "seed", SOFTWARE.who, SOFTWARE.how)
+        if present is None:
+            state = self._first_state(heir, known=bool(rows))
+            self._tell(self.store.add(self._row(state), cause, moves))
+            return
+        self._describe(present)
+        if heir and State(present.state) is not State.RECALLED:
+            moves.append(Move(present.service, present.version, present.state, State.ACTIVE))
+        if moves:
+            self._tell(self.store.move(moves, cause))
+
+    def _first_state(self, heir: bool, known: bool) -> State:
+        """Where a version begins that was not here before.
+
+        Args:
+            heir: its predecessor was active.
+            known: the service has other versions here, so people have decided about it.
+        """
+        switched_on = getattr(self.installed.manifest, "switched_on", True)
+        return State.ACTIVE if heir or (switched_on and not known) else State.DRAFT
+
+    def _row(self, state: State) -> ModelVersion:
+        identity, moment = self.installed.manifest.identity(), now()
+        return ModelVersion(
+            service=identity.id,
+            version=identity.version,
+            settings_hash=identity.settings_hash,
+            title=identity.title,
+            state=state,
+            shipped=True,
+            folder=str(self.installed.folder),
+            digest=digest_of(self.installed.folder),
+            installed_at=moment,
+            changed_at=moment,
+        )
+
+    def _describe(self, present: ModelVersion) -> None:
+        """Follow what the software ships under the same version, such as corrected code."""
+        row = self._row(State(present.state))
+        wanted = {
+            name: getattr(row, name)
+            for name in ("settings_hash", "title", "folder", "digest", "shipped")
+            if getattr(row, name) != getattr(present, name)
+        }
+        if wanted:
+            self.store.describe(present.service, present.version, **wanted)
+
+    def _tell(self, events: list[ModelEvent]) -> None:
+        rows: Iterable[ModelVersion | None] = (
+            self.store.version(event.service, event.version) for event in events
+        )
+        identities = [VersionRow.of(row).identity for row in rows if row is not None]
+        audit(self.queue, events, identities, SOFTWARE)
+        log_event(log, "model-changed", service=events[-1].service, operation=events[-1].action)
+
+
+#: States that end when the code of a version is gone.
+_STANDING = AT_WORK | {State.DRAFT}
