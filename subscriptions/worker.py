@@ -22,6 +22,7 @@ from fhir_ext.telemetry import Metrics
 from models.registry import Registry, shipped_states
 from operations.analyze.rules import load_rules
 from operations.analyze.service import AnalyzeService
+from operations.model_registry.publish import publish_versions
 from operations.model_registry.recall import RECALL, Recaller
 from operations.review.service import CORRECT_SR
 from operations.risk_score.rescore import Rescorer
@@ -177,6 +178,11 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
             "sweep-findings",
             intake.sweep_interval,
             lambda: sweep_findings(fhir, queue, repository, intake.sweep_overlap),
+        ),
+        Loop(
+            "publish-models",
+            minute,
+            lambda: publish_versions(fhir, registry, shipped_states(registry)),
         ),
         Loop("recalls", intake.sweep_interval, lambda: watch_recalls(fhir, queue)),
         Loop("take-over", ttl / 2, lambda: take_over_dead_workers(repository, holder, ttl)),

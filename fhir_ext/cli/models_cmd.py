@@ -8,11 +8,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fhir_ext.cli import recall_cmd
+
 model = typer.Typer(no_args_is_help=True, help="The models that are installed.")
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to the application."""
+    recall_cmd.register(model)
     app.add_typer(model, name="model", rich_help_panel="Models")
 
 

@@ -1,0 +1,75 @@
+"""The command that says who is concerned by a recall."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from operations.model_registry.recall_report import RecallReport
+
+
+def register(model: typer.Typer) -> None:
+    """Add this module's command to the group `model`."""
+    model.command("recall-report")(recall_report)
+
+
+def recall_report(
+    service: Annotated[str, typer.Argument(help="A name that `model list` shows.")],
+    version: Annotated[str, typer.Argument(help="The version, recalled or not.")],
+    json_file: Annotated[
+        Path | None,
+        typer.Option("--json", help="Write everything to this file; it names patients."),
+    ] = None,
+) -> None:
+    """Say what a version wrote, what became of it, and who received it.
+
+    Before a recall it says what one would concern. Nothing on the screen names a patient; the
+    file does, and only its owner can read it.
+    Example: `fhir-ext model recall-report lung-density 1.0.0 --json recall.json`
+    """
+    from fhir_ext.cli.parts import Parts, load_settings
+    from operations.model_registry.recall_report import recall_report as compute
+
+    report = compute(Parts(load_settings()).fhir, service, version)
+    if json_file is not None:
+        _write(json_file, json.dumps(report.as_json(), indent=2) + "\n")
+    _show(report)
+
+
+def _write(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        # A file that was there before keeps its mode otherwise.
+        os.fchmod(stream.fileno(), 0o600)
+        stream.write(text)
+
+
+def _show(report: RecallReport) -> None:
+    console = Console()
+    said = "not recalled"
+    if report.recall is not None:
+        said = f"recall {report.recall['status']}, asked {report.recall['asked']}"
+        said += f" by {report.recall['who']}: {report.recall['reason']}"
+    console.print(f"{report.service} {report.version}: {said}")
+    counts = Table("concerned", "count")
+    for name, count in report.counts.items():
+        counts.add_row(name, str(count))
+    console.print(counts)
+    if report.receivers:
+        receivers = Table("client", "user", "certain", "possible", "patients", "first", "last")
+        for item in report.receivers:
+            numbers = (item.certain, item.possible, len(item.patients))
+            receivers.add_row(item.client, item.user, *map(str, numbers), item.first, item.last)
+        console.print(receivers)
+    if report.subscribers:
+        subscriptions = Table("subscription", "criteria", "endpoint", "at most")
+        for one in report.subscribers:
+            subscriptions.add_row(one.id, one.criteria, one.endpoint, str(one.at_most))
+        console.print(subscriptions)
