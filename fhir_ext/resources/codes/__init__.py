@@ -85,6 +85,7 @@ from fhir_ext.resources.codes.models import (
     MODEL_STATE,
     RECALL_OUTPUT,
 )
+from fhir_ext.resources.codes.monitoring import MODEL_ALERT
 from fhir_ext.resources.codes.review import (
     CLINICIAN_ASSERTED,
     HUMAN_VALUE,
@@ -159,6 +160,7 @@ LOCAL_SYSTEMS: Final[tuple[LocalSystem, ...]] = (
     MODEL_STATE,
     MODEL_PROPERTY,
     RECALL_OUTPUT,
+    MODEL_ALERT,
 )
 
 __all__ = [
@@ -213,6 +215,7 @@ __all__ = [
     "MANUFACTURER",
     "MEAN_ATTENUATION",
     "MEASUREMENT",
+    "MODEL_ALERT",
     "MODEL_CARD",
     "MODEL_CARD_EXTENSION",
     "MODEL_CARD_MARKDOWN",
