@@ -1,0 +1,1 @@
+"""What a manifest says, done: a network that a site brings needs no code of ours."""
