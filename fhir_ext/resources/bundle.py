@@ -10,7 +10,7 @@ from fhir_ext.resources.audit_event import audit_event
 from fhir_ext.resources.context import WriteContext
 from fhir_ext.resources.detected_issue import detected_issue, is_known
 from fhir_ext.resources.device import model_device, software_device
-from fhir_ext.resources.observation import measurement, panel
+from fhir_ext.resources.panel import members, panel
 from fhir_ext.resources.provenance import provenance
 from fhir_ext.resources.risk_assessment import risk_assessment
 from fhir_ext.resources.task import review_task
@@ -39,14 +39,11 @@ def result_bundle(result: ServiceResult, context: WriteContext) -> Json:
     The same arguments give the same bytes.
 
     Raises:
-        KeyError: the service, a measurement, an outcome or an issue has no code.
+        KeyError: a region, an outcome or an issue has no code.
         ValueError: an instant of the context is naive, or a risk or an issue rests on no
             number that stands.
     """
-    said = [
-        panel(result, context),
-        *(measurement(result, item, context) for item in result.measurements),
-    ]
+    said = [panel(result, context), *members(result, context)]
     raised = [
         *(risk_assessment(result, risk, context) for risk in result.risks),
         *(

@@ -9,16 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 from fhir_ext.resources import codes
-from fhir_ext.resources.codes import concept
+from fhir_ext.resources.codes import concept, naming
 from fhir_ext.resources.context import WriteContext
 from fhir_ext.resources.ids import result_id
 from fhir_ext.resources.observation import (
-    absent_reason,
+    body_site,
     component,
-    dicom_identifier,
-    inference_identifier,
+    laterality,
+    note,
     observation,
-    refusal_text,
+    quantity,
+    withhold,
 )
 from fhir_ext.results import Classification, ServiceResult
 
@@ -36,28 +37,29 @@ def classification(result: ServiceResult, item: Classification, context: WriteCo
         context: patient, study and time.
 
     Raises:
-        KeyError: the classification, its category or its region has no code.
+        KeyError: its region has no code.
     """
-    resource = observation(result, context, _id(result, item), PROFILE)
-    resource["identifier"] = [inference_identifier(result)]
-    if context.sr_instance_uid:
-        resource["identifier"].append(dicom_identifier(context.sr_instance_uid))
-    resource["code"] = concept(
-        codes.CLASSIFICATION.coding(item.name), codes.STANDARD_CLASSIFICATION[item.name]
+    ours = naming.CLASSIFICATIONS.is_ours(result.service, item.name)
+    resource = observation(
+        result, context, _id(result, item), PROFILE if ours else "site-classification"
     )
-    resource["bodySite"] = concept(codes.CLASSIFIED_SITE[item.region])
+    resource["code"] = concept(*naming.classification_codings(result, item))
+    site = codes.CLASSIFIED_SITE.get(item.region)
+    resource["bodySite"] = body_site(item.region) if site is None else concept(site)
+    parts = [] if site is not None else laterality(item.region)
     if item.chosen is not None:
-        system = codes.CATEGORIES[item.name]
-        resource["valueCodeableConcept"] = concept(
-            system.coding(item.chosen), codes.STANDARD_CATEGORY[item.name][item.chosen]
-        )
-        resource["component"] = [
-            _probability(item.name, category, value)
-            for category, value in zip(item.categories, item.probabilities, strict=True)
-        ]
+        codings = naming.category_codings(result, item, item.chosen)
+        resource["valueCodeableConcept"] = concept(*codings)
+        if item.probabilities:
+            parts += [
+                _probability(result, item, category, value)
+                for category, value in zip(item.categories, item.probabilities, strict=True)
+            ]
+        note(resource, result, item.name)
     elif item.refusal is not None:
-        resource["dataAbsentReason"] = absent_reason(item.refusal)
-        resource["note"] = [{"text": refusal_text(item.refusal)}]
+        withhold(resource, item.refusal)
+    if parts:
+        resource["component"] = parts
     return resource
 
 
@@ -70,7 +72,6 @@ def _id(result: ServiceResult, item: Classification) -> str:
     return result_id(result.inference_key, "classification", item.name, str(item.region))
 
 
-def _probability(name: str, category: str, value: float) -> Json:
-    code = codes.CLASSIFICATION.coding(f"{name}-{category}-probability")
-    quantity = {"value": round(value, 6), "system": codes.UCUM, "code": "1"}
-    return component(code, valueQuantity=quantity)
+def _probability(result: ServiceResult, item: Classification, category: str, value: float) -> Json:
+    coding = naming.probability_coding(result, item, category)
+    return component(coding, valueQuantity=quantity(round(value, 6), "1"))

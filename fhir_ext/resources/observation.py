@@ -1,4 +1,4 @@
-"""Observation: one panel per result, one member per measurement and region.
+"""Observation: what all results have in common, and one member per measurement and region.
 
 R4 has no Device among `performer`; the model stands in `device`. Anatomy is not part of the
 code: it is `bodySite`, with the side once more as a component, so that it can be searched.
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from fhir_ext.resources import codes
-from fhir_ext.resources.codes import Coding, concept, profile
+from fhir_ext.resources.codes import Coding, concept, naming, profile
 from fhir_ext.resources.context import WriteContext
 from fhir_ext.resources.ids import device_id, dicom_uid, result_id
-from fhir_ext.results import Measurement, Refusal, Region, ServiceResult
+from fhir_ext.results import Measurement, Refusal, Region, ServiceResult, Uncertainty
 
 Json = dict[str, Any]
 
@@ -61,76 +61,78 @@ def inference_identifier(result: ServiceResult) -> Json:
     return {"system": codes.INFERENCE_KEY, "value": result.inference_key}
 
 
-def panel(result: ServiceResult, context: WriteContext) -> Json:
-    """The panel: where the numbers come from, and its members.
-
-    Raises:
-        KeyError: the service has no panel code.
-    """
-    code = codes.PANEL[result.service]
-    resource = observation(result, context, result_id(result.inference_key, "panel"), code)
-    resource["code"] = concept(codes.MEASUREMENT.coding(code))
-    resource["identifier"] = [inference_identifier(result)]
-    if context.sr_instance_uid:
-        resource["identifier"].append(dicom_identifier(context.sr_instance_uid))
-    sites = {codes.REGION_SITE[m.region] for m in result.measurements}
-    if len(sites) == 1:
-        resource["bodySite"] = concept(*sites)
-    resource["hasMember"] = [measurement_reference(result, m) for m in result.measurements]
-    resource["component"] = [
-        component(codes.SERIES_INSTANCE_UID, valueString=result.series_instance_uid)
-    ]
-    if context.seg_instance_uid:
-        resource["component"].append(
-            component(codes.REFERENCED_SEGMENT, valueString=context.seg_instance_uid)
-        )
-    return resource
-
-
 def measurement(result: ServiceResult, item: Measurement, context: WriteContext) -> Json:
-    """One member: the number, or why there is none.
-
-    Raises:
-        KeyError: the measurement has no code.
-    """
-    resource = observation(result, context, _measurement_id(result, item), "imaging-measurement")
-    codings = [codes.MEASUREMENT.coding(item.name)]
-    if item.name in codes.STANDARD_MEASUREMENT:
-        codings.append(codes.STANDARD_MEASUREMENT[item.name])
-    resource["code"] = concept(*codings)
-    # By it the gateway knows the resource as ours.
-    resource["identifier"] = [inference_identifier(result)]
-    resource["bodySite"] = _body_site(item.region)
+    """One member: the number, or why there is none."""
+    ours = naming.MEASUREMENTS.is_ours(result.service, item.name)
+    name = "imaging-measurement" if ours else "site-measurement"
+    resource = observation(result, context, _measurement_id(result, item), name)
+    resource["code"] = concept(*naming.measurement_codings(result, item))
+    resource["bodySite"] = body_site(item.region)
     if item.refusal is None:
-        resource["valueQuantity"] = {
-            "value": item.value,
-            "unit": codes.UNIT_TEXT.get(item.unit, item.unit),
-            "system": codes.UCUM,
-            "code": item.unit,
-        }
+        resource["valueQuantity"] = quantity(item.value, item.unit)
+        note(resource, result, item.name)
     else:
-        resource["dataAbsentReason"] = absent_reason(item.refusal)
-        resource["note"] = [{"text": refusal_text(item.refusal)}]
-    side = codes.REGION_LATERALITY.get(item.region)
+        withhold(resource, item.refusal)
     resource["component"] = [
-        *(
-            [component(codes.LATERALITY, valueCodeableConcept=concept(side))]
-            if side is not None
-            else []
-        ),
+        *laterality(item.region),
         component(codes.TRACKING_UID, valueString=tracking_uid(result, item.region)),
     ]
-    if item.name in codes.THRESHOLD_HU:
-        threshold = {
-            "value": codes.THRESHOLD_HU[item.name],
-            "unit": "HU",
-            "system": codes.UCUM,
-            "code": "[hnsf'U]",
-        }
+    if ours and item.name in codes.THRESHOLD_HU:
+        threshold = quantity(codes.THRESHOLD_HU[item.name], "[hnsf'U]")
         resource["component"].append(
             component(codes.THRESHOLD_ATTENUATION, valueQuantity=threshold)
         )
+    if item.uncertainty is not None:
+        resource["component"] += _uncertainty(item.uncertainty, item.unit)
     return resource
+
+
+def _uncertainty(uncertainty: Uncertainty, unit: str) -> list[Json]:
+    """The range as TID 310 of DICOM PS3.16 has it; an interval says its level too."""
+    level = uncertainty.level
+    text = "One standard deviation"
+    if uncertainty.kind == "interval":
+        text = "Half of the confidence interval"
+    coded = concept(codes.MEASUREMENT_UNCERTAINTY, text=text)
+    found = [{"code": coded, "valueQuantity": quantity(uncertainty.value, unit)}]
+    if level is not None:
+        found.append(
+            component(
+                codes.RESULT_PART.coding("confidence-level"), valueQuantity=quantity(level, "1")
+            )
+        )
+    return found
+
+
+def quantity(value: float | None, unit: str) -> Json:
+    """Quantity of a number in a UCUM unit."""
+    return {
+        "value": value,
+        "unit": codes.UNIT_TEXT.get(unit, unit),
+        "system": codes.UCUM,
+        "code": unit,
+    }
+
+
+def withhold(resource: Json, refusal: Refusal) -> None:
+    """Say that there is no value, and why."""
+    resource["dataAbsentReason"] = absent_reason(refusal)
+    resource["note"] = [{"text": refusal_text(refusal)}]
+
+
+def note(resource: Json, result: ServiceResult, name: str) -> None:
+    """What a reader must know beside the output `name`."""
+    said = list(dict.fromkeys(text for output, text in result.notes if output == name))
+    if said:
+        resource["note"] = [{"text": text} for text in said]
+
+
+def laterality(region: Region) -> list[Json]:
+    """The side of a region once more as a component, so that it can be searched."""
+    side = codes.REGION_LATERALITY.get(region)
+    if side is None:
+        return []
+    return [component(codes.LATERALITY, valueCodeableConcept=concept(side))]
 
 
 def tracking_uid(result: ServiceResult, region: Region) -> str:
@@ -150,6 +152,8 @@ def observation(
         "resourceType": "Observation",
         "id": resource_id,
         "meta": meta(profile_name),
+        # By it the gateway knows the resource as ours.
+        "identifier": [inference_identifier(result)],
         "status": "preliminary",
         "category": [concept(codes.CATEGORY_IMAGING)],
         "subject": context.patient,
@@ -162,7 +166,7 @@ def observation(
     return resource
 
 
-def _body_site(region: Region) -> Json:
+def body_site(region: Region) -> Json:
     """SNOMED CT site; one side as an expression of the site and its laterality."""
     site, side = codes.REGION_SITE[region], codes.REGION_LATERALITY.get(region)
     codings = [site]

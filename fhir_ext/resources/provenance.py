@@ -9,7 +9,7 @@ from fhir_ext.resources import codes
 from fhir_ext.resources.codes import concept
 from fhir_ext.resources.context import WriteContext
 from fhir_ext.resources.ids import result_id, software_device_id
-from fhir_ext.resources.observation import device_reference
+from fhir_ext.resources.observation import device_reference, dicom_identifier
 from fhir_ext.results import ServiceResult
 
 Json = dict[str, Any]
@@ -46,9 +46,27 @@ def provenance(result: ServiceResult, targets: Sequence[Json], context: WriteCon
         ],
         "entity": [
             {"role": "source", "what": study},
+            *({"role": "source", "what": what} for what in _series(result)),
+            *({"role": "derivation", "what": what} for what in _segmentations(result)),
             *({"role": "revision", "what": what} for what in _revised(context)),
         ],
     }
+
+
+def _series(result: ServiceResult) -> list[Json]:
+    """Every series that was looked at; R4 has no resource for one."""
+    uids = (result.series_instance_uid, *(item.series_instance_uid for item in result.further))
+    return [_dicom(uid, "DICOM series") for uid in dict.fromkeys(uids) if uid]
+
+
+def _segmentations(result: ServiceResult) -> list[Json]:
+    """The SEG with the masks of this result, which stands in the archive only."""
+    uid = result.seg_instance_uid
+    return [_dicom(uid, "DICOM segmentation of this result")] if uid else []
+
+
+def _dicom(uid: str, display: str) -> Json:
+    return {"identifier": dicom_identifier(uid), "display": display}
 
 
 def _revised(context: WriteContext) -> list[Json]:

@@ -28,14 +28,19 @@ def review_task(
 ) -> Json | None:
     """The Task that asks for a review, or None when the model's policy asks for none.
 
-    A refused result is no result to review.
+    A refused result is no result to review. What the service said itself (`result.review`)
+    goes before the policy.
 
     Args:
         raised: references to the RiskAssessments and DetectedIssues that were written.
     """
     policy = result.model.review
-    if result.status == "refused" or policy == "never" or (policy == "rule" and not raised):
+    wanted = policy == "always" or (policy == "rule" and bool(raised))
+    if result.review is not None:
+        wanted = result.review
+    if result.status == "refused" or not wanted:
         return None
+    reason = "policy-always" if policy == "always" else "policy-rule"
     subject = panel_reference(result)
     return {
         "resourceType": "Task",
@@ -51,7 +56,7 @@ def review_task(
         "for": context.patient,
         "authoredOn": context.issued_instant,
         "requester": device_reference(result),
-        "reasonCode": concept(codes.TASK_REASON.coding(f"policy-{policy}")),
+        "reasonCode": concept(codes.TASK_REASON.coding(reason)),
         "input": [
             {
                 "type": concept(resource_type(item["reference"].partition("/")[0])),

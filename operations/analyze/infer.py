@@ -19,7 +19,9 @@ from models.registry import NotInstalledError, Registry
 from models.service import ModelInput, ServiceOutput
 from operations.analyze.facts import facts
 from operations.analyze.fetch import FetchedObjects, FetchedSeries, fetch_objects, fetch_series
+from operations.analyze.outputs import complete
 from operations.analyze.plan import SeriesJob, SeriesRef, VersionRef
+from operations.analyze.store_dicom import store_masks
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +214,11 @@ class Analyzer:
             output = all_refused(manifest, shown.refusal)
         else:
             output = self.registry.load(version.service, version.version).run(shown.given)
+        volume = shown.given.volume if shown.given is not None else None
+        output = complete(manifest, output, volume)
+        segments = None
+        if volume is not None and version.role != "shadow":
+            segments = store_masks(self.archive, manifest, key, output.masks, volume)
         main = output.main or SeriesSource(job.series_instance_uid, shown.used_uids)
         return ServiceResult(
             service=version.service,
@@ -229,7 +236,10 @@ class Analyzer:
             further=output.further,
             notes=output.notes,
             frame_of_reference_uid=shown.frame_of_reference_uid if output.detections else "",
+            seg_instance_uid=segments.sop_instance_uid if segments else None,
+            seg_series_instance_uid=segments.series_instance_uid if segments else None,
             whole_study=job.mammograms,
+            review=output.review,
         )
 
 
@@ -240,16 +250,15 @@ def all_refused(manifest: Manifest, refusal: Refusal) -> ServiceOutput:
         for output in manifest.measurements
     )
     classifications = tuple(
-        Classification(
-            output.name,
-            output.region,
-            tuple(item.name for item in output.classes),
-            refusal=refusal,
-        )
+        Classification(name, output.region, categories, refusal=refusal)
         for output in manifest.outputs
         if isinstance(output, ClassificationOutput)
+        for name, categories in output.results()
     )
-    return ServiceOutput(measurements=measurements, classifications=classifications)
+    withheld = tuple((output.name, refusal) for output in manifest.outputs)
+    return ServiceOutput(
+        measurements=measurements, classifications=classifications, withheld=withheld
+    )
 
 
 def _failure(version: VersionRef, failure: FhirExtError) -> VersionFailure:

@@ -18,10 +18,11 @@ from fhir_ext.resources.bundle import (
     transaction,
 )
 from fhir_ext.resources.codes import SERIES_INSTANCE_UID
+from fhir_ext.resources.codes.naming import service_in
 from fhir_ext.resources.context import WriteContext
 from fhir_ext.resources.device import is_recalled
 from fhir_ext.resources.ids import device_id, dicom_uid, result_id
-from fhir_ext.resources.reading import known_conditions
+from fhir_ext.resources.reading import component_of, known_conditions
 from fhir_ext.results import ServiceResult
 from operations.analyze.prepare import Prepared
 
@@ -119,6 +120,7 @@ class ResultWriter:
                     sr_instance_uid=(
                         dicom_uid(result.inference_key, "sr") if result.sop_instance_uids else None
                     ),
+                    seg_instance_uid=result.seg_instance_uid,
                     trace_id=trace_id,
                 ),
             )
@@ -189,7 +191,7 @@ def _created(bundle: Json) -> Iterator[str]:
 
 
 def _superseded(result: ServiceResult, earlier: Sequence[tuple[Json, ...]]) -> tuple[Json, ...]:
-    """Earlier results of the same service on the same series."""
+    """Earlier results of the same service on the same series, or on the same study."""
     return tuple(
         resource
         for group in earlier
@@ -199,15 +201,10 @@ def _superseded(result: ServiceResult, earlier: Sequence[tuple[Json, ...]]) -> t
 
 
 def _speaks_of(resource: Json, result: ServiceResult) -> bool:
-    if resource["resourceType"] != "Observation" or "hasMember" not in resource:
+    if resource["resourceType"] != "Observation":
         return False
-    codes = {coding.get("code") for coding in resource["code"].get("coding", [])}
-    series = {
-        component.get("valueString")
-        for component in resource.get("component", [])
-        if any(
-            coding.get("code") == SERIES_INSTANCE_UID.code
-            for coding in component["code"].get("coding", [])
-        )
-    }
-    return f"{result.service}-panel" in codes and result.series_instance_uid in series
+    if service_in(resource["code"]) != result.service:
+        return False
+    series = component_of(resource, SERIES_INSTANCE_UID.code).get("valueString")
+    # What speaks of the whole study names the series that it happened to begin with.
+    return result.whole_study or series == result.series_instance_uid

@@ -14,7 +14,8 @@ from fastapi import FastAPI
 
 from fhir_ext.errors import NotFoundError, UpstreamUnavailable
 from fhir_ext.outcome import SecurityHeaders, install_error_handlers
-from fhir_ext.resources.observation import measurement, panel
+from fhir_ext.resources.observation import measurement
+from fhir_ext.resources.panel import panel
 from fhir_ext.results import ServiceResult
 from fhir_ext.status.routes import status_router
 from fhir_ext.status.service import HealthState, QueueState, StatusDeps

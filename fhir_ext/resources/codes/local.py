@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from fhir_ext.resources.codes.base import LocalSystem, local_codes
+from fhir_ext.resources.codes.findings import FINDING_MEASUREMENTS
+from fhir_ext.resources.codes.gates import GATE_REFUSALS
 from fhir_ext.resources.codes.models import RECALL_REASONS, RECALL_TASKS
 from fhir_ext.resources.codes.networks import NETWORK_FAILURES
+from fhir_ext.resources.codes.registry import REGISTRY_ERRORS, REGISTRY_TASK_REASONS
 from fhir_ext.resources.codes.segments import (
     SEGMENT_ISSUES,
     SEGMENT_MEASUREMENTS,
@@ -48,7 +51,8 @@ MEASUREMENT: Final = LocalSystem(
             "Attenuation below which 15 percent of the lung's voxels lie.",
         ),
     )
-    + SEGMENT_MEASUREMENTS,
+    + SEGMENT_MEASUREMENTS
+    + FINDING_MEASUREMENTS,
 )
 
 # Ours: why something was not done
@@ -127,6 +131,7 @@ REFUSAL_REASON: Final = LocalSystem(
         ("no-slices", "No slices", "The series holds no slice that can be used."),
         ("model-not-installed", "Model not installed", "The model or its weights are missing."),
         *((item.code, item.display, item.definition) for item in SEGMENT_REFUSALS),
+        *((item.code, item.display, item.definition) for item in GATE_REFUSALS),
         _OTHER,
     ),
 )
@@ -196,7 +201,11 @@ TASK_REASON: Final = LocalSystem(
     "Why a Task of ours exists.",
     local_codes(
         ("policy-always", "Review policy: always", "Every result of this model is reviewed."),
-        ("policy-rule", "Review policy: by rule", "The result raised a risk or an issue."),
+        (
+            "policy-rule",
+            "Review policy: by rule",
+            "The result raised a risk or an issue, or a rule of the model asks for it.",
+        ),
         ("incomplete-study", "Study incomplete", "The archive holds fewer instances than named."),
         ("not-in-archive", "Study not in the archive", "The archive has no such study."),
         ("unknown-patient", "Unknown patient", "The subject is no Patient of this server."),
@@ -226,6 +235,7 @@ TASK_REASON: Final = LocalSystem(
         ("worker-crashed", "Worker crashed", "The work ended its worker again and again."),
         ("model-not-installed", "Model not installed", "The model or its weights are missing."),
         *NETWORK_FAILURES,
+        *REGISTRY_TASK_REASONS,
         *RECALL_REASONS,
         ("parked", "Parked", "The work cannot go on by itself."),
         ("internal", "Internal error", "An error in this software; the log names the incident."),
@@ -283,6 +293,7 @@ ERROR: Final = LocalSystem(
             "Audit not possible",
             "The access cannot be recorded, so it is not answered.",
         ),
+        *REGISTRY_ERRORS,
         ("parked", "Parked", "The work waits for a human."),
         ("settings", "Settings", "The installation is configured wrongly."),
         ("internal", "Internal error", "An error in this software."),

@@ -8,6 +8,7 @@ from typing import Final
 
 from fhir_ext.resources.codes.base import SCT, Coding
 from fhir_ext.resources.codes.classification import BREAST
+from fhir_ext.resources.codes.findings import BREAST_DENSITY_PANEL, NODULE_PANEL
 from fhir_ext.resources.codes.segments import (
     SEGMENT_FAILED,
     SEGMENT_LATERALITY,
@@ -37,7 +38,12 @@ THRESHOLD_HU: Final[Mapping[str, int]] = MappingProxyType({"laa-950": -950})
 
 #: Panel of each service.
 PANEL: Final[Mapping[str, str]] = MappingProxyType(
-    {"lung-density": "lung-density-panel", "segment-measurements": SEGMENT_PANEL}
+    {
+        "lung-density": "lung-density-panel",
+        "segment-measurements": SEGMENT_PANEL,
+        "breast-density": BREAST_DENSITY_PANEL,
+        "nodule-detection": NODULE_PANEL,
+    }
 )
 
 #: Refusals that follow from looking at the pixels, not from the acquisition.
