@@ -78,6 +78,10 @@ class Registry:
                 raise ManifestError(f"{path}: id {manifest.id} does not match its folder")
             self._shipped[manifest.id] = Installed(manifest, path.parent, shipped=True)
 
+    def shipped(self) -> tuple[Installed, ...]:
+        """What comes with this software, sorted by name."""
+        return tuple(self._shipped[name] for name in sorted(self._shipped))
+
     def services(self) -> tuple[str, ...]:
         """Names of all installed services, sorted."""
         own = {name for name, _ in self._site_versions()}

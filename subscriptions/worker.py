@@ -19,7 +19,7 @@ from fhir_ext.settings import Settings
 from fhir_ext.store.engine import create_store_engine, queue_url
 from fhir_ext.store.repository import Repository
 from fhir_ext.telemetry import Metrics
-from models.registry import Registry, shipped_states
+from models.runtime.host import Host
 from operations.analyze.rules import load_rules
 from operations.analyze.service import AnalyzeService
 from operations.model_registry.publish import publish_versions
@@ -41,6 +41,7 @@ from subscriptions.leader import (
     park_crashed_chores,
     take_over_dead_workers,
 )
+from subscriptions.models import WorkerModels
 from subscriptions.queue import (
     APPLICATION,
     CHORE_QUEUE,
@@ -113,11 +114,17 @@ def running_queue(settings: Settings, workflow: StudyWorkflow, chores: Chores) -
 
 
 def chore_handlers(
-    settings: Settings, fhir: FhirClient, archive: DicomWebClient, queue: WorkQueue
+    settings: Settings,
+    fhir: FhirClient,
+    archive: DicomWebClient,
+    queue: WorkQueue,
+    models: WorkerModels,
 ) -> dict[str, Handler]:
     """What this worker can do besides studies, by name."""
+    audit = AccessEventWriter(fhir, settings.server.fhir_base)
     return {
-        AUDIT: AccessEventWriter(fhir, settings.server.fhir_base),
+        AUDIT: audit,
+        **models.handlers(fhir, audit),
         CORRECT_SR: CorrectSr(fhir, archive),
         RECALL: RecallVersion(Recaller(fhir), queue),
         REJECT_RECALLED: RejectRecalled(fhir, archive),
@@ -135,14 +142,15 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
     repository = Repository(create_store_engine(settings.database.url))
     fhir, archive = FhirClient(settings.fhir), DicomWebClient(settings.archive, settings.limits)
     queue = WorkQueue(settings.database.url)
-    registry = Registry()
+    host = Host.from_settings(settings)
+    models = WorkerModels.build(settings, repository, queue, host)
     rules = load_rules(settings.worker.rules_file)
     analyze = AnalyzeService.build(
-        fhir, archive, registry, rules, settings.limits, lambda: shipped_states(registry)
+        fhir, archive, models.registry, rules, settings.limits, models.states
     )
     workflow = StudyWorkflow(analyze, repository, settings.intake, metrics)
     chores = Chores(
-        chore_handlers(settings, fhir, archive, queue),
+        chore_handlers(settings, fhir, archive, queue, models),
         queue.park_chore,
         lambda name, key, code, text, when: fhir.put(
             parked_chore_task(name, key, code, text, when)
@@ -151,9 +159,7 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
         metrics,
     )
     bridge = ArchiveBridge.build(settings, fhir, archive, repository)
-    for service in registry.services():
-        # Imports the network or operators now, so that the first study does not wait for it.
-        registry.load(service)
+    models.prepare()
     # The same for highdicom, which takes a second to import and builds every SR.
     importlib.import_module("fhir_ext.dicom.sr")
     minute = timedelta(minutes=1)
@@ -182,7 +188,7 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
         Loop(
             "publish-models",
             minute,
-            lambda: publish_versions(fhir, registry, shipped_states(registry)),
+            lambda: publish_versions(fhir, models.registry, models.states()),
         ),
         Loop("recalls", intake.sweep_interval, lambda: watch_recalls(fhir, queue)),
         Loop("take-over", ttl / 2, lambda: take_over_dead_workers(repository, holder, ttl)),
@@ -208,3 +214,4 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
         finally:
             leader.stop()
             queue.close()
+            host.close()

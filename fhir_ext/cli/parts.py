@@ -7,12 +7,18 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fhir_ext.clients.fhir import FhirClient
 from fhir_ext.settings import Settings
 from fhir_ext.store.engine import create_store_engine, migrate
+from fhir_ext.store.models import ModelStore
 from fhir_ext.store.repository import Repository
+from models.registry import Registry
 from subscriptions.queue import WorkQueue, migrate_queue
+
+if TYPE_CHECKING:
+    from operations.model_registry.service import ModelRegistryService
 
 #: Folder in which `fhir-ext up` and `fhir-ext demo` leave their state.
 RUN_DIRECTORY = Path(".run")
@@ -32,15 +38,22 @@ def load_settings() -> Settings:
 
 
 def prepare_stores(settings: Settings) -> None:
-    """Migrate both databases and put what our resources and operations are into HAPI."""
+    """Migrate both databases, and put what our resources and operations are into HAPI.
+
+    Model versions that this software ships get their rows.
+    """
     from fhir_ext.resources.conformance import load_bundle
+    from operations.model_registry.states import seed
     from operations.review.definitions import DEFINITIONS as REVIEW
     from operations.risk_score.definition import DEFINITION as RISK_SCORE
 
     engine = create_store_engine(settings.database.url)
     migrate(engine)
-    engine.dispose()
     migrate_queue(settings.database.url)
+    queue = WorkQueue(settings.database.url)
+    seed(ModelStore(engine), Registry(), queue)
+    queue.close()
+    engine.dispose()
     FhirClient(settings.fhir).transaction(load_bundle(*REVIEW, RISK_SCORE))
 
 
@@ -61,3 +74,13 @@ class Parts:
     @cached_property
     def queue(self) -> WorkQueue:
         return WorkQueue(self.settings.database.url)
+
+    @cached_property
+    def models(self) -> ModelRegistryService:
+        """Commands about model versions; imports torch when a network is first run."""
+        from models.runtime.host import Host
+        from operations.model_registry.build import with_networks
+
+        host = Host.from_settings(self.settings)
+        registry = Registry(site=self.settings.models.folder, host=host)
+        return with_networks(self.settings, self.repository, self.queue, registry, host)

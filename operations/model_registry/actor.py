@@ -14,8 +14,8 @@ from fhir_ext.results import ModelIdentity
 from fhir_ext.store.tables import ModelEvent
 from operations.model_registry.rights import Action
 
-#: Chore that writes AuditEvents (`subscriptions.audit`).
-AUDIT: Final = "audit"
+#: Chore that tells the FHIR server: Device and card as they are now, and an AuditEvent.
+MODEL_CHANGED: Final = "model-changed"
 
 #: How the programs of ours are called in the audit.
 _CLIENTS: Final = {"cli": "fhir-ext-cli", "software": "fhir-ext"}
@@ -60,13 +60,13 @@ class Actor:
 SOFTWARE: Final = Actor("fhir-ext", "software")
 
 
-def audit(
+def tell(
     queue: ChoreQueue,
     events: Sequence[ModelEvent],
     identities: Sequence[ModelIdentity],
     actor: Actor,
 ) -> None:
-    """Have one AuditEvent written about one command.
+    """Have one AuditEvent written about one command, and the Devices brought up to date.
 
     Args:
         events: what it changed, at least one; the last one is what it was about.
@@ -90,4 +90,5 @@ def audit(
         operation=f"model-{event.action}",
         resources=tuple(f"Device/{device_id(identity)}" for identity in identities),
     )
-    queue.enqueue_chore(AUDIT, key, {"records": [asdict(record)]})
+    changed = [[identity.id, identity.version] for identity in identities]
+    queue.enqueue_chore(MODEL_CHANGED, key, {"versions": changed, "records": [asdict(record)]})

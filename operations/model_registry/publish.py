@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fhir_ext.clients.fhir import CONFLICT_WAITS, FhirClient
-from fhir_ext.errors import ConflictError, NotFoundError, UpstreamError
+from fhir_ext.errors import ConflictError, NotFoundError, SettingsError, UpstreamError
 from fhir_ext.logs import event, get_logger
 from fhir_ext.resources.bundle import create_entry, transaction, update_entry
 from fhir_ext.resources.device import VersionFacts, is_recalled, published_device
@@ -83,8 +83,8 @@ def publish_versions(fhir: FhirClient, registry: Registry, states: Iterable[Vers
     for item in states:
         try:
             installed = registry.find(item.service, item.version)
-        except NotFoundError:
-            # Its files are gone; what HAPI says of it stays.
+        except (NotFoundError, SettingsError):
+            # Its files are gone or damaged; what HAPI says of it stays.
             continue
         count += publish_version(
             fhir,

@@ -25,7 +25,7 @@ from fhir_ext.store.repository import now
 from fhir_ext.store.tables import ModelEvent, ModelVersion
 from models.lifecycle import State, may_follow
 from models.registry import Installed, NotInstalledError, Registry
-from operations.model_registry.actor import Actor, ChoreQueue, audit
+from operations.model_registry.actor import Actor, ChoreQueue, tell
 from operations.model_registry.folder import digest_of
 from operations.model_registry.install import Placed, inbox_folder, place
 from operations.model_registry.past import active_versions
@@ -316,7 +316,7 @@ class ModelRegistryService:
 
     def _tell(self, events: Sequence[ModelEvent], actor: Actor) -> None:
         identities = [self.version(item.service, item.version).identity for item in events]
-        audit(self.queue, events, identities, actor)
+        tell(self.queue, events, identities, actor)
         last = events[-1]
         log_event(log, "model-changed", service=last.service, operation=last.action)
 

@@ -13,7 +13,7 @@ from fhir_ext.store.repository import Repository, now
 from fhir_ext.store.tables import ModelEvent, ModelVersion
 from models.lifecycle import AT_WORK, State, VersionState, crowded
 from models.registry import Installed, Registry
-from operations.model_registry.actor import SOFTWARE, ChoreQueue, audit
+from operations.model_registry.actor import SOFTWARE, ChoreQueue, tell
 from operations.model_registry.folder import digest_of
 from operations.model_registry.rows import VersionRow
 
@@ -48,17 +48,12 @@ def seed(store: ModelStore, registry: Registry, queue: ChoreQueue) -> None:
     hand. Where the software brings another version than before, the one before is retired,
     and the new one takes its place if that was the active one.
     """
-    for service in registry.services():
-        for version in registry.versions(service):
-            installed = registry.find(service, version)
-            if installed.shipped:
-                # A second worker that starts at the same time may have done it.
-                for _ in range(2):
-                    try:
-                        _Seeding(store, queue, installed).run()
-                        break
-                    except ConflictError:
-                        continue
+    for installed in registry.shipped():
+        try:
+            _Seeding(store, queue, installed).run()
+        except ConflictError:
+            # A second worker that starts at the same time did it.
+            _Seeding(store, queue, installed).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +125,7 @@ class _Seeding:
             self.store.version(event.service, event.version) for event in events
         )
         identities = [VersionRow.of(row).identity for row in rows if row is not None]
-        audit(self.queue, events, identities, SOFTWARE)
+        tell(self.queue, events, identities, SOFTWARE)
         log_event(log, "model-changed", service=events[-1].service, operation=events[-1].action)
 
 
