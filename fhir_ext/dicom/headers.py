@@ -85,6 +85,7 @@ _OTHERS = (
     "BurnedInAnnotation",
     "CardiacSynchronizationTechnique",
     "NominalPercentageOfCardiacPhase",
+    "PatientPosition",
     "AcquisitionNumber",
     "TemporalPositionIdentifier",
     "SpacingBetweenSlices",

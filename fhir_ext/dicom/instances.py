@@ -186,6 +186,8 @@ def read_details(values: dict[str, bytes]) -> Acquisition:
         image_type=texts(values.get("ImageType")),
         burned_in_annotation=text(values.get("BurnedInAnnotation")) or None,
         ecg_gated=_gated(values),
+        photometric_interpretation=text(values.get("PhotometricInterpretation")) or None,
+        patient_position=text(values.get("PatientPosition")) or None,
         scanner_model=text(values.get("ManufacturerModelName")) or None,
         patient_sex=text(values.get("PatientSex")) or None,
     )

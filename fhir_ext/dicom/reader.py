@@ -56,6 +56,7 @@ _COMMON_KEYWORDS = (
     "BurnedInAnnotation",
     "CardiacSynchronizationTechnique",
     "NominalPercentageOfCardiacPhase",
+    "PatientPosition",
     "AcquisitionNumber",
     "TemporalPositionIdentifier",
     "ImageOrientationPatient",

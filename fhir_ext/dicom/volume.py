@@ -102,6 +102,8 @@ class Acquisition:
         burned_in_annotation: BurnedInAnnotation (0028,0301).
         ecg_gated: whether Cardiac Synchronization Technique (0018,9037) or Nominal Percentage
             of Cardiac Phase (0020,9241) says so; None where both are silent.
+        photometric_interpretation: PhotometricInterpretation (0028,0004).
+        patient_position: PatientPosition (0018,5100), such as `HFS`.
         scanner_model: ManufacturerModelName (0008,1090).
         patient_sex: PatientSex (0010,0040).
     """
@@ -117,6 +119,8 @@ class Acquisition:
     image_type: tuple[str, ...] = ()
     burned_in_annotation: str | None = None
     ecg_gated: bool | None = None
+    photometric_interpretation: str | None = None
+    patient_position: str | None = None
     scanner_model: str | None = None
     patient_sex: str | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from models.gates.contradictions import contradictions
 from models.manifest.base import Location, inconsistent
 from models.manifest.outputs import Classification, Detections, MeasurementOutput
 from models.manifest.runtimes import NetworkRuntime
@@ -24,6 +25,12 @@ def check_consistency(manifest: Manifest) -> None:
 
 
 def _contradictions(manifest: Manifest) -> Iterator[tuple[Location, str]]:
+    yield from contradictions(
+        manifest.inputs.images,
+        manifest.gates,
+        manifest.inputs.gates(),
+        tuple(dict.fromkeys(output.name for output in manifest.outputs)),
+    )
     yield from _tensors(manifest)
     yield from _names(manifest)
     yield from _review(manifest)

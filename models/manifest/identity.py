@@ -17,8 +17,8 @@ from pydantic import BaseModel
 #: Optional fields of the first edition, by the class that brings them.
 _FIRST_EDITION = {
     "Inputs": {"min_slices"},
-    "_Gate": {"applies_to"},
-    "_Range": {"min", "max", "unknown"},
+    "GateBase": {"applies_to"},
+    "Bounded": {"min", "max", "unknown"},
     "SpacingGate": {"max_between_slices", "max_in_plane"},
     "BurnedInAnnotationGate": {"unknown"},
 }

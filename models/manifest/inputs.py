@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from models.gates import Gate, ModalityGate, SliceCountGate
+from models.gates import FACETS, Gate, ModalityGate, SliceCountGate
 from models.manifest.base import Bounds, Part, Positive, Text
 
 
@@ -41,7 +41,7 @@ class SeriesSelection(Part):
     at_most: int | None = Field(None, ge=1)
 
 
-Images = Literal["volume", "segmented-volume", "mammograms"]
+Images = Literal["volume", "segmented-volume", "mammograms", "radiographs", "segmented-radiographs"]
 
 
 class Inputs(Part):
@@ -50,9 +50,10 @@ class Inputs(Part):
     Attributes:
         images: what the model is shown: the stack of one series (`volume`); the stack with
             the SEG objects of its frame of reference (`segmented-volume`); all 2D mammograms
-            of the study (`mammograms`).
+            of the study (`mammograms`); all its CR and DX images (`radiographs`), also with
+            the SEG objects that refer to them (`segmented-radiographs`).
         modality: accepted values of Modality (0008,0060).
-        min_slices: fewest slices.
+        min_slices: fewest slices, where a stack is shown.
         body_part: values of BodyPartExamined (0018,0015) that the planner looks for; empty:
             not looked at.
         series: choice between series.
@@ -64,11 +65,22 @@ class Inputs(Part):
     body_part: tuple[Text, ...] = ()
     series: SeriesSelection | None = None
 
+    @model_validator(mode="after")
+    def _slices_of_a_stack(self) -> Inputs:
+        if self.min_slices > 1 and not self.stack:
+            raise ValueError(f"min_slices is not for images: {self.images}")
+        return self
+
+    @property
+    def stack(self) -> bool:
+        """Whether a stack of slices is shown, rather than single images of the study."""
+        return "stack" in FACETS[self.images]
+
     def gates(self) -> tuple[Gate, ...]:
-        return (
-            ModalityGate(rule="modality", allow=self.modality),
-            SliceCountGate(rule="slice-count", min=self.min_slices),
-        )
+        modality = ModalityGate(rule="modality", allow=self.modality)
+        if not self.stack:
+            return (modality,)
+        return (modality, SliceCountGate(rule="slice-count", min=self.min_slices))
 
 
 class Window(Part):

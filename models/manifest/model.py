@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from fhir_ext.dicom.volume import CTVolume
 from fhir_ext.results import ModelIdentity, Refusal
-from models.gates import Gate, evaluate
+from models.gates import Gate, Subject, first_refusal
 from models.manifest.base import SEMVER, Kebab, Part, Text
 from models.manifest.consistency import check_consistency
 from models.manifest.evidence import Case, Evaluation, ModelCard, ReviewRule
@@ -112,11 +112,16 @@ class Manifest(Part):
             review=self.review,
         )
 
-    def refusals(self, volume: CTVolume) -> dict[str, Refusal]:
+    def all_gates(self) -> tuple[Gate, ...]:
+        """What `inputs` asks for, then `gates`."""
+        return (*self.inputs.gates(), *self.gates)
+
+    def refusals(self, shown: CTVolume | Subject) -> dict[str, Refusal]:
         """Output name to the first gate that refuses it; accepted names are absent."""
-        gates = (*self.inputs.gates(), *self.gates)
+        gates = self.all_gates()
         found = {}
         for name in dict.fromkeys(output.name for output in self.outputs):
-            if refused := evaluate(gates, volume, name):
-                found[name] = refused[0]
+            refused = first_refusal(gates, shown, name)
+            if refused is not None:
+                found[name] = refused
         return found

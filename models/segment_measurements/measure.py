@@ -17,7 +17,7 @@ from models.segment_measurements.conclusions import (
     RATIO,
     TRABECULAR,
 )
-from models.segment_measurements.placing import lies_axial, pixel_mm2, slice_distance_mm, whole
+from models.segment_measurements.placing import pixel_mm2, slice_distance_mm, whole
 from models.segment_measurements.settings import Numbers
 from models.segment_measurements.tissue import core, fat_ml, mean_hu, volume_ml
 from models.segment_measurements.tubes import Sections, largest, sections
@@ -67,7 +67,7 @@ class Study:
         # One study, one cache: the aorta is followed once for all that ask.
         self._cuts = cache(self._follow)
         self._core_hu = cache(self._measure_core)
-        self.blood = cache(self._measure_blood)
+        self._blood = cache(self._measure_blood)
 
     def number(self, name: str, region: Region) -> Found:
         """One output of the manifest, not rounded, or why there is none.
@@ -76,6 +76,17 @@ class Study:
             KeyError: there is no measurement of that name.
         """
         return self._measures[name](region)
+
+    def blood(self, structures: tuple[str, ...]) -> float | None:
+        """Largest mean HU of blood, off the wall, for `models.gates.BLOOD_POOL`.
+
+        Args:
+            structures: which hold blood and nothing else.
+
+        Returns:
+            None when none of them has enough blood to be measured.
+        """
+        return self._blood(structures)
 
     def structure(self, name: str) -> Structure | Refusal:
         """A structure that lies in the images, or why there is none."""
@@ -98,37 +109,21 @@ class Study:
 
     # Attenuation
 
-    def _measure_blood(self) -> Found:
-        """Largest mean HU of the blood pools that can be measured."""
+    def _measure_blood(self, structures: tuple[str, ...]) -> float | None:
         numbers, means = self._numbers, []
-        for name in BLOOD:
+        for name in structures:
             found = self._structures.found.get(name)
             if found is None:
                 continue
             inner = core(found.mask, numbers.blood_rim_mm, self._volume.geometry.spacing_mm)
             if volume_ml(inner, self._ml) >= numbers.blood_min_ml:
                 means.append(mean_hu(found.voxels(self._volume), inner))
-        if not means:
-            return Refusal("blood-pool-unknown", "none", "a segment of the aorta or a left chamber")
-        return max(means)
-
-    def _enhanced(self, *, must_know: bool) -> Refusal | None:
-        """Contrast by what the pixels say (the header is a gate)."""
-        seen = self.blood()
-        if isinstance(seen, Refusal):
-            return seen if must_know else None
-        limit = self._numbers.blood_hu
-        if seen <= limit:
-            return None
-        return Refusal("blood-pool-enhanced", f"{seen:.0f} HU", f"at most {limit:g} HU")
+        return max(means, default=None)
 
     def _measure_core(self, name: str, rim_mm: float, least_ml: float) -> Found:
         found = self.structure(name)
         if isinstance(found, Refusal):
             return found
-        refusal = self._enhanced(must_know=False)
-        if refusal is not None:
-            return refusal
         inner = core(found.mask, rim_mm, self._volume.geometry.spacing_mm)
         left = volume_ml(inner, self._ml)
         if left < least_ml:
@@ -157,10 +152,6 @@ class Study:
         return found.score if which == "score" else found.volume_mm3
 
     def _calcium(self, region: Region) -> Calcium | Refusal:
-        refusal = lies_axial(self._volume.geometry, self._numbers.axial_degrees)
-        refusal = refusal or self._enhanced(must_know=True)
-        if refusal is not None:
-            return refusal
         found = self._arteries() if region is Region.CORONARY_ARTERIES else self._whole(region)
         if isinstance(found, Refusal):
             return found
@@ -233,8 +224,7 @@ class Study:
         return found if isinstance(found, Refusal) else volume_ml(found.mask, self._ml)
 
     def _fat(self, region: Region) -> Found:
-        refusal = self._enhanced(must_know=False)
-        found = refusal or self._whole(region)
+        found = self._whole(region)
         if isinstance(found, Refusal):
             return found
         bounds = (self._numbers.fat_low_hu, self._numbers.fat_high_hu)

@@ -1,4 +1,4 @@
-"""How slices and segments lie: axial or not, cut by the edge of the images or not."""
+"""How slices lie apart, and whether the edge of the images cuts a segment."""
 
 from __future__ import annotations
 
@@ -18,16 +18,6 @@ def slice_distance_mm(geometry: Geometry) -> float:
     """Distance of slices along their normal, which a sheared stack's steps exceed."""
     across = _across(geometry)
     return float(abs(across @ np.array(geometry.slice_step)) / np.linalg.norm(across))
-
-
-def lies_axial(geometry: Geometry, limit_degrees: float) -> Refusal | None:
-    """Refuse slices whose normal leans from the patient's long axis."""
-    across = _across(geometry)
-    cosine = min(1.0, float(abs(across[2]) / np.linalg.norm(across)))
-    lean = float(np.degrees(np.arccos(cosine)))
-    if lean <= limit_degrees:
-        return None
-    return Refusal("slice-orientation", f"{lean:.0f} degrees", f"at most {limit_degrees:g} degrees")
 
 
 def whole(structure: Structure, volume: CTVolume, limit: float) -> Refusal | None:

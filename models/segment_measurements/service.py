@@ -9,11 +9,12 @@ from pathlib import Path
 from fhir_ext.dicom.seg import CodedEntry, Segmentation
 from fhir_ext.dicom.volume import CTVolume
 from fhir_ext.results import Measurement, Refusal, SeriesSource
-from models.manifest import Manifest
+from models.gates import BLOOD_POOL, Subject
+from models.manifest import Manifest, ManifestError
 from models.manifest.outputs import MeasurementOutput
 from models.runtime.host import Host
 from models.segment_measurements.conclusions import AGATSTON, conclude
-from models.segment_measurements.measure import WANTED, Study
+from models.segment_measurements.measure import BLOOD, WANTED, Study
 from models.segment_measurements.settings import numbers_of
 from models.segmentation.structures import Structures, collect
 from models.service import ModelInput, ServiceOutput
@@ -42,10 +43,15 @@ class SegmentMeasurements:
         manifest: its manifest.
 
     Raises:
-        ManifestError: a setting or threshold is missing, unknown or of the wrong type.
+        ManifestError: a setting or threshold is missing, unknown or of the wrong type, or a gate
+            asks for blood where none is.
     """
 
     def __init__(self, manifest: Manifest) -> None:
+        for gate in manifest.gates:
+            unknown = set(getattr(gate, "structures", ())) - set(BLOOD)
+            if unknown:
+                raise ManifestError(f"manifest of {manifest.id}: no blood pool: {min(unknown)}")
         self._manifest = manifest
         self._numbers = numbers_of(manifest)
 
@@ -76,8 +82,9 @@ class SegmentMeasurements:
 
     def measure(self, volume: CTVolume, structures: Structures) -> SegmentOutput:
         """Measure structures that are on the grid of the volume already, such as a segmenter's."""
-        refused = self._manifest.refusals(volume)
         study = Study(volume, structures, self._numbers)
+        subject = Subject.of_volume(volume, {BLOOD_POOL: study.blood})
+        refused = self._manifest.refusals(subject)
         measurements = tuple(
             _measurement(output, refused.get(output.name), study)
             for output in self._manifest.measurements

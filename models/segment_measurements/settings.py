@@ -17,8 +17,7 @@ class Numbers(BaseModel):
     """`settings` and `thresholds` of the manifest: exactly these.
 
     Attributes:
-        axial_degrees: lean of a slice's normal from the patient's axis that is axial still.
-        blood_hu, blood_rim_mm, blood_min_ml: when blood is enhanced, and where it is measured.
+        blood_rim_mm, blood_min_ml: where blood is measured, and how much there must be.
         vertebra_rim_mm, vertebra_min_ml: core of a vertebra.
         organ_rim_mm, organ_min_ml: core of liver and spleen.
         fat_low_hu, fat_high_hu: closed bounds of fat.
@@ -32,8 +31,6 @@ class Numbers(BaseModel):
     tube: TubeSettings
     arch: ArchSettings
     thresholds: Thresholds
-    axial_degrees: float
-    blood_hu: float
     blood_rim_mm: float
     blood_min_ml: float
     vertebra_rim_mm: float

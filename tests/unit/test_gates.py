@@ -9,9 +9,13 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
+from synthetic_cr import radiograph
+from synthetic_cr import read as read_radiographs
+from synthetic_mg import mammogram, raw_twin, view_code
+from synthetic_mg import read as read_mammograms
 
 from fhir_ext.dicom.volume import Acquisition, CTVolume, Geometry, GeometryIssue
-from models.gates import RULES, Gate, evaluate
+from models.gates import BLOOD_POOL, RULES, Gate, Subject, evaluate, first_refusal
 from models.registry import Registry
 
 GATE: TypeAdapter[Any] = TypeAdapter(Gate)
@@ -24,6 +28,8 @@ PLAIN = Acquisition(
     patient_age_years=60.0,
     image_type=("ORIGINAL", "PRIMARY", "AXIAL"),
     burned_in_annotation="NO",
+    photometric_interpretation="MONOCHROME2",
+    patient_position="HFS",
 )
 
 
@@ -50,10 +56,32 @@ def with_header(**values: Any) -> CTVolume:
     return volume(replace(PLAIN, **values))
 
 
+def turned() -> CTVolume:
+    """Coronal slices."""
+    grid = Geometry((0, 0, 0), (1, 0, 0), (0, 0, -1), (0, 1, 0), "")
+    return replace(volume(), geometry=grid)
+
+
+def of_mg(view: str = "L-CC", **changes: Any) -> Subject:
+    (image,) = read_mammograms(mammogram(view, **changes))
+    return Subject.of_image(image)
+
+
+def of_cr(view: str = "PA", **changes: Any) -> Subject:
+    (image,) = read_radiographs(radiograph(view, **changes))
+    return Subject.of_image(image)
+
+
+def blood(hu: float | None) -> Subject:
+    """A subject whose aorta has so many HU; None: it has no aorta."""
+    return Subject.of_volume(volume(), {BLOOD_POOL: {("aorta",): hu}.get})
+
+
+RAW = Subject.of_image(read_mammograms(raw_twin(mammogram("L-CC")))[0])
 KERNELS = {"rule": "kernel", "allow": {"siemens": [r"B[1-3]\d[fs]"], "philips": ["[AB]"]}}
 THICKNESS = {"rule": "slice-thickness", "min": 0.5, "max": 5.0}
 
-CASES: list[tuple[dict[str, Any], CTVolume, CTVolume]] = [
+CASES: list[tuple[dict[str, Any], CTVolume | Subject, CTVolume | Subject]] = [
     ({"rule": "modality", "allow": ["CT"]}, volume(), with_header(modality="MR")),
     (
         {"rule": "image-type", "forbid": ["LOCALIZER", "SECONDARY"]},
@@ -74,6 +102,91 @@ CASES: list[tuple[dict[str, Any], CTVolume, CTVolume]] = [
     ),
     (KERNELS, volume(), with_header(manufacturer=None)),
     (KERNELS, volume(), with_header(convolution_kernel="B30f\\B70f")),
+    (
+        {"rule": "kernel", "deny": {"siemens": ["B[5-9].*"]}},
+        with_header(convolution_kernel="I30f\\3"),
+        with_header(convolution_kernel="B30f\\B70f"),
+    ),
+    ({**KERNELS, "deny": {"siemens": ["B31s"]}}, volume(), with_header(convolution_kernel="B31s")),
+    (
+        {**KERNELS, "unknown": "accept"},
+        with_header(convolution_kernel=None),
+        with_header(convolution_kernel="B70f"),
+    ),
+    (
+        {"rule": "image-type", "require": ["ORIGINAL", "AXIAL"]},
+        volume(),
+        with_header(image_type=("ORIGINAL", "PRIMARY")),
+    ),
+    (
+        {"rule": "patient-position", "allow": ["HFS", "FFS"]},
+        volume(),
+        with_header(patient_position="HFP"),
+    ),
+    (
+        {"rule": "patient-position", "allow": ["HFS"], "unknown": "accept"},
+        with_header(patient_position=None),
+        with_header(patient_position="FFS"),
+    ),
+    (
+        {"rule": "photometric-interpretation", "allow": ["MONOCHROME2"]},
+        volume(),
+        with_header(photometric_interpretation="MONOCHROME1"),
+    ),
+    (
+        {"rule": "contrast-agent", "wanted": "present"},
+        with_header(contrast_agent="Iohexol"),
+        volume(),
+    ),
+    ({"rule": "slice-orientation", "max_degrees": 10}, volume(), turned()),
+    ({"rule": "slice-orientation", "plane": "coronal", "max_degrees": 10}, turned(), volume()),
+    ({"rule": "spacing", "min_between_slices": 2.0}, volume(), volume(spacing=(1.5, 0.8, 0.8))),
+    ({"rule": "slice-count", "min": 1, "max": 100}, volume(), volume(slices=101)),
+    ({"rule": "image-size", "min_rows": 2, "min_columns": 6}, of_mg(), volume()),
+    ({"rule": "blood-pool", "structures": ["aorta"], "max_hu": 100}, blood(100), blood(101)),
+    ({"rule": "blood-pool", "structures": ["aorta"], "min_hu": 150}, blood(150), blood(149)),
+    (
+        {"rule": "blood-pool", "structures": ["aorta"], "max_hu": 100, "unknown": "accept"},
+        blood(None),
+        blood(101),
+    ),
+    ({"rule": "blood-pool", "structures": ["aorta"], "max_hu": 100}, blood(40), blood(None)),
+    ({"rule": "pixel-spacing"}, of_cr(), of_cr(ImagerPixelSpacing=None)),
+    ({"rule": "pixel-spacing", "max_mm": 0.14}, of_cr(), of_cr(ImagerPixelSpacing=["0.2", "0.14"])),
+    ({"rule": "pixel-spacing", "min_mm": 0.1}, of_cr(), of_cr(ImagerPixelSpacing=["0.09", "0.1"])),
+    (
+        {"rule": "pixel-spacing", "calibrated": True},
+        of_cr(PixelSpacing=["0.12", "0.12"], PixelSpacingCalibrationType="GEOMETRY"),
+        of_cr(),
+    ),
+    ({"rule": "view-position", "allow": ["PA"]}, of_cr("PA"), of_cr("AP")),
+    ({"rule": "view-position", "allow": ["PA"]}, of_cr("PA"), of_cr("PA", ViewPosition="AP")),
+    (
+        {"rule": "view-position", "allow": ["PA"], "unknown": "accept"},
+        of_cr("PA", ViewPosition=None, ViewCodeSequence=None),
+        of_cr("LL"),
+    ),
+    ({"rule": "laterality", "allow": ["L", "R"]}, of_mg("R-CC"), of_mg(ImageLaterality="B")),
+    ({"rule": "laterality", "allow": ["R"]}, of_mg("R-CC"), of_mg("L-CC")),
+    ({"rule": "presentation-intent", "allow": ["FOR PRESENTATION"]}, of_mg(), RAW),
+    ({"rule": "mammography-view"}, of_mg(), of_mg(ViewPosition="MLO")),
+    ({"rule": "mammography-view", "allow": ["CC", "MLO"]}, of_mg("L-MLO"), of_mg("L-XCCL")),
+    ({"rule": "breast-implant"}, of_mg(), of_mg(BreastImplantPresent="YES")),
+    (
+        {"rule": "special-view"},
+        of_mg(EstimatedRadiographicMagnificationFactor="1.8"),
+        of_mg(PaddleDescription="10CM SPOT"),
+    ),
+    (
+        {"rule": "special-view", "max_magnification": 1.3},
+        of_mg(EstimatedRadiographicMagnificationFactor="1.1"),
+        of_mg(EstimatedRadiographicMagnificationFactor="1.8"),
+    ),
+    (
+        {"rule": "special-view", "modifiers": ["cleavage"]},
+        of_mg(ViewCodeSequence=view_code("CC", "cleavage")),
+        of_mg(ViewCodeSequence=view_code("CC", "cleavage", "tangential")),
+    ),
     (THICKNESS, with_header(slice_thickness_mm=5.0), with_header(slice_thickness_mm=5.01)),
     (THICKNESS, with_header(slice_thickness_mm=0.5), with_header(slice_thickness_mm=0.4)),
     (THICKNESS, volume(), with_header(slice_thickness_mm=None)),
@@ -118,21 +231,59 @@ CASES: list[tuple[dict[str, Any], CTVolume, CTVolume]] = [
 
 
 @pytest.mark.parametrize(("rule", "good", "bad"), CASES, ids=lambda v: str(v)[:60])
-def test_rule_accepts_and_refuses(rule: dict[str, Any], good: CTVolume, bad: CTVolume) -> None:
+def test_rule_accepts_and_refuses(
+    rule: dict[str, Any], good: CTVolume | Subject, bad: CTVolume | Subject
+) -> None:
     gate = GATE.validate_python(rule)
     assert evaluate([gate], good) == ()
     (refusal,) = evaluate([gate], bad)
-    assert refusal.rule == rule["rule"]
+    assert refusal.rule in (gate.reasons or (rule["rule"],))
     assert refusal.seen
     assert refusal.needed
+    assert first_refusal([gate], bad) == refusal
 
 
 def test_every_rule_of_the_engine_is_listed_and_has_a_case() -> None:
     union = get_args(get_args(Gate)[0])
-    codes = {code for gate in union for code in get_args(gate.model_fields["rule"].annotation)}
-    assert codes <= set(RULES)
-    assert codes == {rule["rule"] for rule, _, _ in CASES}
-    assert set(RULES) - codes == {"lung-mask-implausible", "implausible-value"}
+    rules: set[str] = set()
+    reasons: set[str] = set()
+    for gate in union:
+        own = get_args(gate.model_fields["rule"].annotation)
+        rules |= set(own)
+        reasons |= set(gate.reasons or own)
+    # That rule looks at all images of a study: test_gates_study.py.
+    assert rules - {"required-views"} == {rule["rule"] for rule, _, _ in CASES}
+    others = {"lung-mask-implausible", "implausible-value", "wrong-study"}
+    assert set(RULES) - reasons == others
+    assert reasons <= set(RULES)
+
+
+def test_a_gate_behind_the_first_that_refuses_is_not_asked() -> None:
+    """What a gate measures may cost time."""
+
+    def never(_structures: tuple[str, ...]) -> float | None:
+        raise AssertionError("measured")
+
+    gates = [
+        GATE.validate_python({"rule": "kvp", "max": 100}),
+        GATE.validate_python({"rule": "blood-pool", "structures": ["aorta"], "max_hu": 100}),
+    ]
+    refusal = first_refusal(gates, Subject.of_volume(volume(), {BLOOD_POOL: never}))
+    assert refusal is not None
+    assert refusal.rule == "kvp"
+
+
+@pytest.mark.parametrize(
+    ("rule", "subject"),
+    [
+        ({"rule": "gap"}, of_cr()),
+        ({"rule": "pixel-spacing"}, Subject.of_volume(volume())),
+        ({"rule": "breast-implant"}, of_cr()),
+    ],
+)
+def test_what_a_subject_does_not_have_is_a_bug(rule: dict[str, Any], subject: Subject) -> None:
+    with pytest.raises(LookupError):
+        evaluate([GATE.validate_python(rule)], subject)
 
 
 def test_rule_codes_are_kebab_case_and_explained() -> None:
@@ -185,6 +336,18 @@ def test_header_text_is_cut_and_cleaned() -> None:
         {"rule": "kernel", "allow": {"siemens": ["B[3"]}},
         {"rule": "kernel", "allow": {}},
         {"rule": "coverage", "min": 200, "surplus": 1},
+        {"rule": "kernel"},
+        {"rule": "kernel", "allow": {"siemens": []}},
+        {"rule": "kernel", "allow": {"ge": ["SOFT"]}, "deny": {"ge": [".*"]}},
+        {"rule": "kernel", "allow": {"ge": ["SOFT"]}, "deny": {"ge": ["SO.*", "LUNG"]}},
+        {"rule": "image-type"},
+        {"rule": "image-type", "forbid": ["AXIAL"], "require": ["AXIAL"]},
+        {"rule": "slice-count", "min": 5, "max": 4},
+        {"rule": "spacing", "min_between_slices": 2, "max_between_slices": 1},
+        {"rule": "blood-pool", "structures": ["aorta"]},
+        {"rule": "blood-pool", "structures": [], "max_hu": 1},
+        {"rule": "blood-pool", "structures": ["aorta"], "min_hu": 150, "max_hu": 100},
+        {"rule": "gap", "applies_to": []},
     ],
 )
 def test_malformed_gate_is_an_error(bad: dict[str, Any]) -> None:

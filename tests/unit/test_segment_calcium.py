@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from analytic import geometry_of
 
-from fhir_ext.dicom.volume import Geometry
 from models.registry import Registry
 from models.segment_measurements.calcium import score_calcium
 from models.segment_measurements.conclusions import Thresholds, cac_drs
-from models.segment_measurements.placing import lies_axial, pixel_mm2, slice_distance_mm
+from models.segment_measurements.placing import pixel_mm2, slice_distance_mm
 from models.segment_measurements.settings import numbers_of
 
 MANIFEST = Registry().manifest("segment-measurements")
@@ -129,8 +128,3 @@ def test_geometry_of_slices() -> None:
     assert slice_distance_mm(grid) == pytest.approx(3.0)
     sheared = replace(grid, slice_step=(0.0, 1.0, 3.0))
     assert slice_distance_mm(sheared) == pytest.approx(3.0)
-    assert lies_axial(grid, 10.0) is None
-    coronal = Geometry((0, 0, 0), (1, 0, 0), (0, 0, -1), (0, 1, 0), "1.2")
-    refusal = lies_axial(coronal, 10.0)
-    assert refusal is not None
-    assert (refusal.rule, refusal.seen) == ("slice-orientation", "90 degrees")
