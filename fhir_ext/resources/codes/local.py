@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from fhir_ext.resources.codes.base import LocalSystem, local_codes
-from fhir_ext.resources.codes.gates import GATE_REFUSALS
 from fhir_ext.resources.codes.findings import FINDING_MEASUREMENTS
 from fhir_ext.resources.codes.gates import GATE_REFUSALS
 from fhir_ext.resources.codes.models import RECALL_REASONS, RECALL_TASKS
@@ -132,7 +131,6 @@ REFUSAL_REASON: Final = LocalSystem(
         ("no-slices", "No slices", "The series holds no slice that can be used."),
         ("model-not-installed", "Model not installed", "The model or its weights are missing."),
         *((item.code, item.display, item.definition) for item in SEGMENT_REFUSALS),
-        *((item.code, item.display, item.definition) for item in GATE_REFUSALS),
         *((item.code, item.display, item.definition) for item in GATE_REFUSALS),
         _OTHER,
     ),
