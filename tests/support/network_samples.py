@@ -78,7 +78,7 @@ class Peaks(nn.Module):
     """Places that are brighter than all within 3 voxels: `at_most` boxes of `size` voxels.
 
     Boxes are (n, k, 6), centre z, y, x and size; scores (n, k) are the brightness; labels
-    (n, k) are 1, or 2 from a brightness of 0.8; count (n,) is how many are above 0.
+    (n, k) are 1, or 2 above a brightness of 0.6; count (n,) is how many are above 0.
     """
 
     def __init__(self, size: float = 6.0, at_most: int = 5) -> None:
@@ -99,7 +99,7 @@ class Peaks(nn.Module):
         size = torch.full_like(best.values, self.size)
         boxes = torch.stack([z.float(), y.float(), x.float(), size, size, size], 2)
         count = (best.values > 0).sum(1)
-        labels = 1 + (best.values > 0.8).to(torch.int64)
+        labels = 1 + (best.values > 0.6).to(torch.int64)
         return boxes, best.values.clamp(0, 1), labels, count
 
 
