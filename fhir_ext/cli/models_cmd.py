@@ -1,53 +1,217 @@
-"""Commands about the installed models."""
+"""Commands that look at model versions; those that change them are in `models_change`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import getpass
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy.exc import SQLAlchemyError
 
-from fhir_ext.cli import recall_cmd
+from fhir_ext.errors import SettingsError
 
-model = typer.Typer(no_args_is_help=True, help="The models that are installed.")
+if TYPE_CHECKING:
+    from operations.model_registry.rows import VersionRow
+    from operations.model_registry.service import ModelRegistryService
+
+model = typer.Typer(no_args_is_help=True, help="Model versions: what they are, where they stand.")
+
+Service = Annotated[str, typer.Argument(help="A name that `model list` shows.")]
+Version = Annotated[str, typer.Argument(help="One of its versions.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add this module's commands to the application."""
+    """Add this module's commands, and those that change versions, to the application."""
+    from fhir_ext.cli import models_change, recall_cmd
+
+    models_change.register(model)
     recall_cmd.register(model)
     app.add_typer(model, name="model", rich_help_panel="Models")
 
 
+def operator() -> str:
+    """The account of this machine that gives the command, for the history."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # A container's user that no file names.
+        return f"uid-{os.getuid()}"
+
+
+def registry_service() -> ModelRegistryService:
+    """Commands about model versions in the installation of the settings.
+
+    Raises:
+        SettingsError: its database has no rows of models.
+    """
+    from fhir_ext.cli.parts import Parts, load_settings
+
+    service = Parts(load_settings()).models
+    try:
+        service.store.states()
+    except SQLAlchemyError as error:
+        raise SettingsError(
+            "the database has no table of models: run `fhir-ext migrate`"
+        ) from error
+    return service
+
+
 @model.command("list")
-def model_list() -> None:
-    """List services with the version that runs. Example: `fhir-ext model list`"""
+def model_list(as_json: AsJson = False) -> None:
+    """List versions and where they stand; without an installation, what is shipped.
+
+    Example: `fhir-ext model list`
+    """
+    rows = _standing()
+    if as_json:
+        typer.echo(json.dumps([row.as_json() for row in rows or ()], indent=2))
+        return
+    if rows is None:
+        _print_shipped()
+        return
+    table = Table("service", "version", "state", "from", "tested", "title")
+    for row in rows:
+        state = f"{row.state} {row.share:.0%}" if row.share else row.state.value
+        origin = "shipped" if row.shipped else "site"
+        table.add_row(row.service, row.version, state, origin, tested(row), row.title)
+    Console().print(table)
+
+
+def tested(row: VersionRow) -> str:
+    """The last test of a version in a few words."""
+    if row.tested_at is None:
+        return "never"
+    if row.tested_digest != row.digest:
+        return "before its files changed"
+    return f"{'passed' if row.test_passed else 'failed'} {row.tested_at:%Y-%m-%d}"
+
+
+def _standing() -> list[VersionRow] | None:
+    """Rows of the installation; None where there is none."""
+    try:
+        return registry_service().versions()
+    except (ValidationError, SettingsError):
+        return None
+
+
+def _print_shipped() -> None:
     from models.registry import Registry
 
-    registry = Registry()
-    table = Table("service", "version", "title", "review", "licence")
-    for name in registry.services():
-        manifest = registry.manifest(name)
-        table.add_row(name, manifest.version, manifest.title, manifest.review, manifest.licence)
+    table = Table("service", "version", "review", "licence", "title")
+    for item in Registry().shipped():
+        shown = item.manifest
+        table.add_row(shown.id, shown.version, shown.review, shown.licence, shown.title)
     Console().print(table)
+    typer.echo("no installation is configured here; these versions are shipped")
 
 
 @model.command("show")
 def model_show(
-    service: Annotated[str, typer.Argument(help="A name that `model list` shows.")],
+    service: Service,
+    version: Annotated[
+        str | None, typer.Argument(help="One of its versions; the active one without.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Print a manifest: intended use, gates, outputs.
+    """Print a manifest: intended use, gates, outputs; as JSON also state, card, test, history.
 
     Example: `fhir-ext model show lung-density`
     """
     import yaml
 
     from models.registry import Registry
+    from operations.model_registry.describe import describe
 
-    manifest = Registry().manifest(service)
-    typer.echo(
-        yaml.safe_dump(manifest.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    )
+    rows = [row for row in _standing() or () if row.service == service]
+    version = version or next((row.version for row in rows if row.state == "active"), None)
+    if not rows:
+        manifest = Registry().manifest(service, version)
+    else:
+        found = registry_service()
+        manifest = found.registry.manifest(service, version)
+        if as_json:
+            typer.echo(json.dumps(describe(found, service, manifest.version), indent=2))
+            return
+        row = found.version(service, manifest.version)
+        typer.echo(f"# {row.state}; test: {tested(row)}")
+    shown = manifest.model_dump(mode="json")
+    if as_json:
+        typer.echo(json.dumps({"manifest": shown}, indent=2))
+    else:
+        typer.echo(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True))
+
+
+@model.command("validate")
+def model_validate(
+    folder: Annotated[Path, typer.Argument(help="A model's folder, or its manifest.yaml.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check a manifest and every file it names; say what is wrong, line by line.
+
+    Where a hash is missing or wrong it prints the one that the file has. Exits with 1 when
+    something is wrong. Example: `fhir-ext model validate my-model`
+    """
+    from models.registry import MANIFEST
+    from models.runtime.weights import MAX_BYTES
+    from operations.model_registry.folder import inspect_folder
+
+    base = folder.parent if folder.name == MANIFEST else folder
+    found = inspect_folder(base, MAX_BYTES)
+    if as_json:
+        problems = [
+            {"line": item.line, "field": item.field, "reason": item.reason}
+            for item in found.problems
+        ]
+        typer.echo(json.dumps({"valid": not problems, "problems": problems}, indent=2))
+    else:
+        for item in found.problems:
+            typer.echo(f"{base / MANIFEST}:{item.line}: {item.field}: {item.reason}")
+        if found.manifest is not None:
+            cases = len(found.manifest.cases)
+            typer.echo(f"{found.manifest.id} {found.manifest.version} is valid; {cases} cases")
+            if not cases:
+                typer.echo("without cases it can be a shadow, but never write into a record")
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@model.command("history")
+def model_history(
+    service: Annotated[str | None, typer.Argument(help="One service; all without.")] = None,
+    version: Annotated[str | None, typer.Argument(help="One of its versions.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what was done with model versions, by whom and why; newest first.
+
+    Example: `fhir-ext model history lung-density`
+    """
+    from operations.model_registry.rows import event_json
+
+    events = [event_json(item) for item in registry_service().history(service, version)]
+    if as_json:
+        typer.echo(json.dumps(events, indent=2))
+        return
+    table = Table("at", "service", "version", "action", "became", "who", "reason")
+    for item in events:
+        moved = f"{item.get('from', 'nothing')} → {item['to']}"
+        became = item["to"] if item.get("from") == item["to"] else moved
+        table.add_row(
+            item["at"][:19],
+            item["service"],
+            item["version"],
+            item["action"],
+            f"{became} {item['share']:.0%}" if "share" in item else became,
+            f"{item['who']} ({item['how']})",
+            item.get("reason", ""),
+        )
+    Console().print(table)
 
 
 @model.command("agreement")
