@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.numpy import save
 
-from models.breast_density.tensors import TensorFileError, Tensors, format_tensors
+Tensors = dict[str, npt.NDArray[np.float32]]
 
 SOURCE_SHA256 = "a56eb45ca5a9cd77326b0bee940291d19c7b03215c7880523181972e78f73117"
 SOURCE_NOTE = (
@@ -37,14 +38,18 @@ _STORAGES = (
 )
 
 
+class NotPublishedError(ValueError):
+    """The source is not the published file; the message names no path."""
+
+
 def read_published(data: bytes) -> Tensors:
     """Tensors of the published file.
 
     Raises:
-        TensorFileError: the bytes are not that file.
+        NotPublishedError: the bytes are not that file.
     """
     if hashlib.sha256(data).hexdigest() != SOURCE_SHA256:
-        raise TensorFileError("the source is not the published file: its sha256 differs")
+        raise NotPublishedError("the source is not the published file: its sha256 differs")
     found: Tensors = {}
     position = _FIRST_STORAGE
     for name, shape in _STORAGES:
@@ -53,8 +58,17 @@ def read_published(data: bytes) -> Tensors:
         found[name] = _transposed(stored, shape)
         position += 8 + 4 * count
     if position != len(data):
-        raise TensorFileError("the source does not end with its last tensor")
+        raise NotPublishedError("the source does not end with its last tensor")
     return found
+
+
+def convert(data: bytes) -> bytes:
+    """The published file as safetensors: always the same bytes, for the manifest names their hash.
+
+    Raises:
+        NotPublishedError: the bytes are not that file.
+    """
+    return save(read_published(data), {"source": SOURCE_NOTE})
 
 
 def _transposed(stored: npt.NDArray[np.float32], shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
@@ -69,9 +83,9 @@ def main() -> None:
     parser.add_argument("target", type=Path, help="safetensors file to write")
     arguments = parser.parse_args()
     try:
-        written = format_tensors(read_published(arguments.source.read_bytes()), SOURCE_NOTE)
+        written = convert(arguments.source.read_bytes())
         arguments.target.write_bytes(written)
-    except (OSError, TensorFileError) as error:
+    except (OSError, NotPublishedError) as error:
         parser.exit(1, f"{error}\n")
     sys.stdout.write(f"sha256 {hashlib.sha256(written).hexdigest()}\n")
 

@@ -10,14 +10,14 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import pytest
+from safetensors.numpy import load
 from synthetic_mg import STANDARD, acquired, mammogram, read
 
 from fhir_ext.results import Classification
+from models.breast_density import network
 from models.breast_density.convert import main, read_published
 from models.breast_density.preprocess import features
-from models.breast_density import network
 from models.breast_density.service import BreastDensity
-from models.breast_density.tensors import parse_tensors
 from models.registry import Registry
 
 Image8 = npt.NDArray[np.uint8]
@@ -84,8 +84,9 @@ def test_the_same_probabilities_as_published(
 
 def test_the_case_of_the_manifest_is_the_example(example: Path, images: dict[str, Image8]) -> None:
     def tensors(name: str) -> npt.NDArray[np.float32]:
-        (found,) = parse_tensors((FOLDER / "cases" / name).read_bytes()).values()
-        return found[0]
+        (found,) = load((FOLDER / "cases" / name).read_bytes()).values()
+        first: npt.NDArray[np.float32] = found[0]
+        return first
 
     shares = np.concatenate([features(images[view]) for view in STANDARD])
     assert np.array_equal(tensors("example-shares.safetensors"), shares)
