@@ -45,7 +45,7 @@ class DriftService:
         """Versions of a service by name: one in any role, or all that wrote in the window.
 
         Raises:
-            NotFoundError: code `no-samples`.
+            NotFoundError: nothing of the kind was sampled.
         """
         if version is None:
             found = self.samples.versions(window.begin, service=service)
@@ -53,7 +53,7 @@ class DriftService:
             every = self.samples.versions(_BEGINNING, EVERY_ROLE, service)
             found = [item for item in every if item.version == version]
         if not found:
-            raise NotFoundError("no result of such a version has been sampled", code="no-samples")
+            raise NotFoundError("no result of such a version has been sampled")
         return found
 
     def reference(self, version: SampledVersion, window: Span) -> Span:
@@ -91,12 +91,12 @@ class DriftService:
         The version that wrote is the one with the most pairs; a canary is compared too.
 
         Raises:
-            NotFoundError: code `no-samples`: nothing of the shadow, or nothing beside it.
+            NotFoundError: nothing of the shadow, or nothing beside it.
         """
         begin = since or _BEGINNING
         shadows = self._latest(service, ("shadow",), begin, {shadow})
         if not shadows:
-            raise NotFoundError("no result of such a shadow has been sampled", code="no-samples")
+            raise NotFoundError("no result of such a shadow has been sampled")
         beside = self.samples.versions(begin, service=service)
         found: dict[str, list[tuple[ModelSample, ModelSample]]] = {}
         for name in sorted({item.version for item in beside} - {shadow}):
@@ -105,7 +105,7 @@ class DriftService:
             if pairs:
                 found[name] = pairs
         if not found:
-            raise NotFoundError("no images were seen by both", code="no-samples")
+            raise NotFoundError("no images were seen by both")
         first = max(found, key=lambda name: len(found[name]))
         return compare_pairs(service, first, shadow, found[first])
 
