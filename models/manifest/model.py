@@ -44,6 +44,8 @@ class Manifest(Part):
         evaluation: what was measured of it.
         card: for people.
         cases: what it must pass before it may be activated.
+        switched_on: a version that is shipped works from the start; else it waits as a draft
+            until somebody decides. Changes no number.
     """
 
     id: Kebab
@@ -67,6 +69,7 @@ class Manifest(Part):
     evaluation: tuple[Evaluation, ...] = ()
     card: ModelCard = ModelCard()
     cases: tuple[Case, ...] = ()
+    switched_on: bool = True
 
     @field_validator("outputs")
     @classmethod
