@@ -119,7 +119,8 @@ def test_classes_and_the_least_score(host: Host, tmp_path: Path) -> None:
         "classes": [{"name": "dim"}, {"name": "bright"}],
         "score": 0.38,
     }
-    service = samples.service_of(tmp_path, Peaks(), [output], host, preprocessing=ASKED)
+    whole = {name: value for name, value in ASKED.items() if name != "patches"}
+    service = samples.service_of(tmp_path, Peaks(), [output], host, preprocessing=whole)
     detections = samples.run(service, balls()).detections
     assert [found.category for found in detections] == ["bright", "dim", "dim"]
     assert all(found.score >= 0.38 for found in detections)

@@ -155,6 +155,7 @@ NOT_APPLIED_REASON: Final = LocalSystem(
             "No segmentation",
             "The study holds no segmentation in the frame of reference of the series.",
         ),
+        ("not-preferred", "Not preferred", "The model prefers another series of the study."),
         ("age", "Age", "The age at the study is outside the rule, or not known."),
         ("program", "Program", "The patient is no member of the rule's program."),
         ("no-rule", "No rule", "No rule speaks of this series."),
