@@ -94,7 +94,7 @@ class Lane:
             if batcher not in self._batchers:
                 self._batchers.append(batcher)
             batcher.add(call, time.monotonic())
-            if self._thread is None or not self._thread.is_alive():
+            if self._thread is None:
                 self._start()
             self._changed.notify_all()
 
@@ -148,6 +148,16 @@ class Lane:
         self._thread.start()
 
     def _work(self) -> None:
+        try:
+            self._run_batches()
+        finally:
+            with self._changed:
+                # Something ended it that nobody expects; others wait for their turn.
+                if self._thread is threading.current_thread() and not self._closed:
+                    self._start()
+
+    def _run_batches(self) -> None:
+        """Until the lane is closed, or the batch that ran was given up."""
         while True:
             with self._changed:
                 while (chosen := self._next(time.monotonic())) is None:
@@ -160,7 +170,7 @@ class Lane:
             except (FhirExtError, MemoryError, *LIBRARY_ERRORS) as error:
                 outcome = error
             finally:
-                # Also before any other error ends this thread: nobody waits for ever.
+                # Also when this thread dies of any other error: nobody waits for ever.
                 mine = self._ended(running, outcome)
             if not mine:
                 return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -129,19 +130,15 @@ class Callers:
 
     def __init__(self) -> None:
         self.got: dict[str, Any] = {}
-        self.order: list[str] = []
         self._threads: list[threading.Thread] = []
 
     def start(self, name: str, ask: Callable[[], Any]) -> None:
         """Ask in a thread; an error is what one got."""
 
         def work() -> None:
-            try:
-                found = ask()
-            except Exception as error:
-                found = error
-            self.got[name] = found
-            self.order.append(name)
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                asked = pool.submit(ask)
+            self.got[name] = asked.exception() or asked.result()
 
         thread = threading.Thread(target=work, daemon=True)
         self._threads.append(thread)
