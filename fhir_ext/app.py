@@ -26,6 +26,7 @@ from fhir_ext.gateway.door import Door, DoorParts
 from fhir_ext.gateway.links import Links
 from fhir_ext.gateway.policy import Policy
 from fhir_ext.gateway.public import PublicPages
+from fhir_ext.gateway.throttle import Throttle
 from fhir_ext.gateway.upstream import Upstream
 from fhir_ext.issuer.addresses import is_loopback
 from fhir_ext.outcome import BodyLimit, SecurityHeaders, install_error_handlers
@@ -37,6 +38,8 @@ from fhir_ext.store.engine import create_store_engine
 from fhir_ext.store.repository import Repository
 from fhir_ext.telemetry import Metrics
 from models.registry import Registry
+from operations.model_registry.build import without_networks
+from operations.model_registry.routes import Callers, model_router
 from operations.review.definitions import DEFINITIONS as REVIEW
 from operations.review.routes import review_router
 from operations.review.service import ReviewService
@@ -104,9 +107,16 @@ def create_app(settings: Settings) -> FastAPI:
     install_error_handlers(app)
     app.add_middleware(SecurityHeaders)
     app.add_middleware(BodyLimit, max_bytes=settings.limits.body_bytes)
-    reviews = ReviewService(fhir, queue, Registry(), metrics)
+    registry = Registry(site=settings.models.folder)
+    reviews = ReviewService(fhir, queue, registry, metrics)
     inner = _operations(settings, review_router(reviews), risk_score_router(RiskScoreService(fhir)))
-    app.door = _door(settings, upstream, journal, metrics, inner)
+    trust = _Trust.build(settings, settings.server.fhir_base)
+    app.door = _door(settings, trust, upstream, journal, metrics, inner)
+    models = without_networks(settings, repository, queue, registry)
+    gateway = settings.gateway
+    throttle = Throttle(gateway.requests_per_minute, gateway.burst)
+    callers = Callers(trust.authenticate, trust.verify, journal.note, throttle)
+    app.include_router(model_router(models, callers))
     secret = settings.intake.hook_secret.get_secret_value()
     app.include_router(hook_router(queue, secret))
     deps = StatusDeps(
@@ -148,6 +158,7 @@ def _operations(settings: Settings, *routers: APIRouter) -> FastAPI:
 
 def _door(
     settings: Settings,
+    trust: _Trust,
     upstream: Upstream,
     journal: AccessJournal,
     metrics: Metrics,
@@ -161,7 +172,6 @@ def _door(
         base,
         secret.get_secret_value().encode() if secret else secrets.token_bytes(32),
     )
-    trust = _Trust.build(settings, base)
 
     def note(record: AccessRecord) -> None:
         metrics.access(record.interaction, record.http_status)

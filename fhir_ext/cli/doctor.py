@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import requests
 import typer
@@ -18,6 +19,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from fhir_ext.cli.parts import Parts, load_settings
 from fhir_ext.errors import FhirExtError
 from fhir_ext.settings import Settings
+
+if TYPE_CHECKING:
+    from models.registry import Registry
+    from operations.model_registry.rows import VersionRow
 
 #: Less free disk than this (bytes) is reported.
 LOW_DISK = 2_000_000_000
@@ -70,7 +75,7 @@ def inspect(settings: Settings) -> list[Finding]:
         _version(parts),
         _clock(settings),
         _disk(settings),
-        *_models(),
+        *_models(parts),
         *_parked(parts),
         *_chores(parts),
         _journal(settings),
@@ -138,14 +143,48 @@ def _disk(settings: Settings) -> Finding:
     return Finding("disk", free >= LOW_DISK, f"{free / 1e9:.1f} GB free", "free some space")
 
 
-def _models() -> list[Finding]:
+def _models(parts: Parts) -> list[Finding]:
+    """Versions at work: their files, their cases, and that no two are active."""
+    from models.lifecycle import AT_WORK, State
     from models.registry import Registry
+    from operations.model_registry.states import states
 
-    registry = Registry()
-    return [
-        Finding(f"model {name}", True, f"version {registry.manifest(name).version}")
-        for name in registry.services()
-    ]
+    registry = Registry(site=parts.settings.models.folder)
+    try:
+        states(parts.repository)
+    except SQLAlchemyError:
+        return [Finding("models", False, "the database has no such table", _ADVICE["database"])]
+    except FhirExtError as error:
+        return [Finding("models", False, error.message, "`fhir-ext model list` shows them")]
+    rows = parts.models.versions()
+    at_work = [row for row in rows if row.state in AT_WORK]
+    findings = [_model(row, registry) for row in at_work]
+    active = {row.service for row in rows if row.state is State.ACTIVE}
+    for service in sorted({row.service for row in at_work} - active):
+        seen = "no active version; nothing is written but by a canary"
+        findings.append(Finding(f"model {service}", True, seen))
+    return findings or [Finding("models", True, "no version is at work")]
+
+
+def _model(row: VersionRow, registry: Registry) -> Finding:
+    """One version at work: whether its files are there and are those that were installed."""
+    from operations.model_registry.readiness import require_unchanged
+
+    name = f"model {row.service}"
+    state = f"{row.state} {row.share:.0%}" if row.share else row.state.value
+    try:
+        installed = registry.find(row.service, row.version)
+        require_unchanged(row, installed)
+    except FhirExtError as error:
+        seen = f"version {row.version}, {state}: {error.message}"
+        advice = f"`fhir-ext model rollback {row.service}`, or install a new version"
+        return Finding(name, False, seen, advice)
+    stale = row.test_passed is not None and row.tested_digest != row.digest
+    if row.test_passed is False or stale:
+        said = "its files changed since its test" if stale else "its test failed"
+        advice = f"`fhir-ext model test {row.service} {row.version}`"
+        return Finding(name, False, f"version {row.version}, {state}: {said}", advice)
+    return Finding(name, True, f"version {row.version}, {state}")
 
 
 def _parked(parts: Parts) -> list[Finding]:

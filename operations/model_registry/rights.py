@@ -40,6 +40,6 @@ RIGHTS: Final[Mapping[Persona, frozenset[Action]]] = MappingProxyType(
 )
 
 
-def allows(personas: Iterable[Persona], action: Action) -> bool:
-    """Whether one of a caller's personas may do something."""
-    return any(action in RIGHTS.get(persona, frozenset()) for persona in personas)
+def rights_of(personas: Iterable[Persona]) -> frozenset[Action]:
+    """What a caller's personas may do together."""
+    return frozenset().union(*(RIGHTS.get(persona, frozenset()) for persona in personas))
