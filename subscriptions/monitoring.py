@@ -27,7 +27,7 @@ from fhir_ext.resources.device import model_device, software_device
 from fhir_ext.resources.drift_issue import drift_issue
 from fhir_ext.resources.ids import device_id, software_device_id
 from fhir_ext.results import ModelIdentity
-from fhir_ext.settings import HttpAuth, MonitoringSettings, OutgoingSettings
+from fhir_ext.settings import HttpAuth, MonitoringSettings, OutgoingSettings, Settings
 from fhir_ext.store.repository import now
 from fhir_ext.store.sample_tables import ModelAlert
 from fhir_ext.store.samples import SampledVersion, SampleStore
@@ -37,6 +37,7 @@ from models.registry import Registry
 from operations.model_drift.alerts import KINDS, alerts_of, spans_in_words
 from operations.model_drift.report import DriftReport, NumberRow, ShareRow, Span
 from operations.model_drift.service import DriftService
+from subscriptions.chores import Handler
 from subscriptions.queue import WorkQueue
 
 log = get_logger(__name__)
@@ -194,6 +195,14 @@ class PostAlert:
             if not 200 <= response.status_code < 300:
                 raise UpstreamUnavailable(f"{RECEIVER} answered {response.status_code}")
         event(log, "model-alert-posted", service=alert.service, kind=alert.kind)
+
+
+def monitoring_handlers(
+    settings: Settings, fhir: FhirClient, samples: SampleStore
+) -> dict[str, Handler]:
+    """What tells of an alert, by the name of its chore."""
+    post = PostAlert(samples, settings.monitoring, settings.outgoing, settings.server.fhir_base)
+    return {ALERT: WriteAlert(fhir, samples), WEBHOOK: post}
 
 
 def identity_of(alert: ModelAlert) -> ModelIdentity:

@@ -18,10 +18,12 @@ from fhir_ext.resources.task import parked_chore_task
 from fhir_ext.settings import Settings
 from fhir_ext.store.engine import create_store_engine, queue_url
 from fhir_ext.store.repository import Repository
+from fhir_ext.store.samples import SampleStore
 from fhir_ext.telemetry import Metrics
 from models.runtime.host import Host
 from operations.analyze.rules import load_rules
 from operations.analyze.service import AnalyzeService
+from operations.model_drift.service import DriftService
 from operations.model_registry.publish import publish_versions
 from operations.model_registry.recall import RECALL, Recaller
 from operations.review.service import CORRECT_SR
@@ -42,6 +44,7 @@ from subscriptions.leader import (
     take_over_dead_workers,
 )
 from subscriptions.models import WorkerModels
+from subscriptions.monitoring import Monitor, monitoring_handlers
 from subscriptions.queue import (
     APPLICATION,
     CHORE_QUEUE,
@@ -149,8 +152,14 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
         fhir, archive, models.registry, rules, settings.limits, models.states
     )
     workflow = StudyWorkflow(analyze, repository, settings.intake, metrics)
+    samples = SampleStore(repository.engine)
+    drift = DriftService(samples, repository, settings.monitoring)
+    monitor = Monitor(drift, models.registry, queue, metrics)
     chores = Chores(
-        chore_handlers(settings, fhir, archive, queue, models),
+        {
+            **chore_handlers(settings, fhir, archive, queue, models),
+            **monitoring_handlers(settings, fhir, samples),
+        },
         queue.park_chore,
         lambda name, key, code, text, when: fhir.put(
             parked_chore_task(name, key, code, text, when)
@@ -198,6 +207,7 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
             timedelta(seconds=10),
             lambda: park_crashed_chores(fhir, queue),
         ),
+        Loop("monitoring", settings.monitoring.interval, monitor.look),
         Loop("forget-audit", minute, delete_written_audit),
         Loop(
             "retention", 10 * minute, lambda: delete_finished(repository, settings.worker.retention)
