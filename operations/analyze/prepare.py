@@ -13,14 +13,8 @@ from fhir_ext.resources.ids import inference_key, result_id
 from fhir_ext.resources.imaging_study import study_instance_uid_of
 from models.lifecycle import Assignment, VersionState, assign
 from models.registry import NotInstalledError, Registry
-from operations.analyze.plan import (
-    NO_SEGMENTATION,
-    NotApplied,
-    SeriesJob,
-    SeriesRef,
-    VersionRef,
-    make_plan,
-)
+from operations.analyze.narrow import Narrower
+from operations.analyze.plan import NotApplied, SeriesJob, make_plan
 from operations.analyze.rules import Rules
 
 Json = dict[str, Any]
@@ -122,8 +116,9 @@ class Preparer:
             assigned=assigned,
             images=lambda service, version: self.registry.manifest(service, version).inputs.images,
         )
-        base = replace(base, not_applied=plan.not_applied, urgent=self._urgent(study))
-        return self._without_finished(self._with_segments(base, plan.jobs))
+        plan = Narrower(self.archive, self.registry, uid).narrow(plan, study)
+        base = replace(base, jobs=plan.jobs, not_applied=plan.not_applied)
+        return self._without_finished(replace(base, urgent=self._urgent(study)))
 
     def _usable(self, assigned: Mapping[str, Assignment]) -> dict[str, Assignment]:
         """Without versions whose folder is gone or cannot be read any more."""
@@ -152,42 +147,6 @@ class Preparer:
             if request is not None and request.get("priority") in ("urgent", "asap", "stat"):
                 return True
         return False
-
-    def _with_segments(self, prepared: Prepared, jobs: Sequence[SeriesJob]) -> Prepared:
-        """Leave each stack the SEG series of its frame of reference only."""
-        study = prepared.study_instance_uid
-        frames: dict[str, str] = {}
-
-        def frame(series: SeriesRef) -> str:
-            uid = series.series_instance_uid
-            if uid not in frames:
-                listed = self.archive.list_instances(study, uid)
-                header = self.archive.instance_metadata(study, uid, listed[0].sop_instance_uid)
-                frames[uid] = str(header.get("FrameOfReferenceUID", ""))
-            return frames[uid]
-
-        kept: list[SeriesJob] = []
-        missing: list[NotApplied] = []
-        for job in jobs:
-            if job.mammograms or not job.further:
-                kept.append(job)
-                continue
-            place = frame(SeriesRef(job.series_instance_uid, job.instance_count))
-            further = tuple(item for item in job.further if place and frame(item) == place)
-            without = () if further else tuple(v for v in job.versions if self._needs_segments(v))
-            missing += [
-                NotApplied(job.series_instance_uid, v.service, NO_SEGMENTATION, "other images")
-                for v in without
-            ]
-            left = tuple(version for version in job.versions if version not in without)
-            if left:
-                kept.append(replace(job, versions=left, further=further))
-        not_applied = tuple(dict.fromkeys((*prepared.not_applied, *missing)))
-        return replace(prepared, jobs=tuple(kept), not_applied=not_applied)
-
-    def _needs_segments(self, version: VersionRef) -> bool:
-        manifest = self.registry.manifest(version.service, version.version)
-        return manifest.inputs.images == "segmented-volume"
 
     def _series(self, study_instance_uid: str) -> Sequence[SeriesInfo]:
         try:

@@ -37,7 +37,10 @@ class Fhir:
 
 @dataclass
 class Archive:
-    """An archive of series with one instance each; `frames` are their frames of reference."""
+    """An archive of series with one instance each; `frames` are their frames of reference.
+
+    The series are as thick (mm) as the last number of their UIDs.
+    """
 
     frames: dict[str, str]
 
@@ -50,6 +53,7 @@ class Archive:
     def instance_metadata(self, _study: str, series: str, _instance: str) -> Dataset:
         header = Dataset()
         header.FrameOfReferenceUID = self.frames[series]
+        header.SliceThickness = series.rpartition(".")[2]
         return header
 
 
@@ -116,6 +120,26 @@ def test_a_stack_whose_segmentation_is_elsewhere_is_not_measured() -> None:
 def test_a_segmentation_without_a_frame_of_reference_belongs_to_nothing() -> None:
     found = prepared(("1.1", "CT", ""), ("1.3", "SEG", ""), states=SEGMENTS)
     assert found.kind == "nothing"
+
+
+def test_of_several_series_a_model_sees_those_that_its_manifest_prefers(tmp_path: Path) -> None:
+    source = REGISTRY.find("lung-density").folder / MANIFEST
+    path = tmp_path / "lung-density" / "3.0.0" / MANIFEST
+    path.parent.mkdir(parents=True)
+    text = source.read_text("utf-8").replace(f"version: {LUNGS}", "version: 3.0.0", 1)
+    chosen = "inputs:\n  series: {prefer: [thinnest], at_most: 1}\n"
+    path.write_text(text.replace("inputs:\n", chosen, 1), "utf-8")
+    registry = Registry(site=tmp_path)
+    states = (
+        VersionState("lung-density", LUNGS, State.ACTIVE),
+        VersionState("lung-density", "3.0.0", State.SHADOW),
+    )
+    series = (("1.3", "CT", "9"), ("1.1", "CT", "9"), ("1.2", "CT", "9"))
+    found = prepared(*series, registry=registry, states=states)
+    shown = {job.series_instance_uid: [v.version for v in job.versions] for job in found.jobs}
+    assert shown == {"1.3": [LUNGS], "1.1": [LUNGS, "3.0.0"], "1.2": [LUNGS]}
+    reasons = {(item.series_instance_uid, item.reason) for item in found.not_applied}
+    assert reasons == {("1.2", "not-preferred"), ("1.3", "not-preferred")}
 
 
 @pytest.mark.parametrize(
