@@ -15,11 +15,14 @@ from fhir_ext.results import Classification, Measurement, Refusal, SeriesSource,
 from fhir_ext.settings import LimitSettings
 from models.manifest import Classification as ClassificationOutput
 from models.manifest import Manifest
+from models.network.review import review_of
 from models.registry import NotInstalledError, Registry
+from models.runtime.budget import PixelBudget
 from models.service import ModelInput, ServiceOutput
 from operations.analyze.facts import facts
 from operations.analyze.fetch import FetchedObjects, FetchedSeries, fetch_objects, fetch_series
 from operations.analyze.outputs import complete
+from operations.analyze.pixel_bytes import image_bytes, room_for
 from operations.analyze.plan import SeriesJob, SeriesRef, VersionRef
 from operations.analyze.store_dicom import store_masks
 
@@ -87,11 +90,16 @@ class _Shown:
 
 @dataclass(frozen=True, slots=True)
 class Analyzer:
-    """Fetches images once and shows them to every version that wants them."""
+    """Fetches images once and shows them to every version that wants them.
+
+    Attributes:
+        budget: how many bytes of images all studies of a worker may hold; None: any number.
+    """
 
     archive: DicomWebClient
     registry: Registry
     limits: LimitSettings
+    budget: PixelBudget | None = None
 
     def analyze(
         self, study_instance_uid: str, job: SeriesJob, *, urgent: bool = False
@@ -104,11 +112,16 @@ class Analyzer:
         Raises:
             UpstreamError: the archive or a remote model server is down, or delivered too little.
         """
-        begin = time.perf_counter()
-        if job.mammograms:
-            shown = self._mammograms(study_instance_uid, job, urgent)
-        else:
-            shown = self._stack(study_instance_uid, job, urgent)
+        with room_for(self.budget, job, urgent) as hold:
+            begin = time.perf_counter()
+            shown = self._shown(study_instance_uid, job, urgent)
+            if hold is not None:
+                hold.correct(image_bytes(shown.given))
+            return self._inferred(study_instance_uid, job, shown, begin)
+
+    def _inferred(
+        self, study_instance_uid: str, job: SeriesJob, shown: _Shown, begin: float
+    ) -> SeriesOutcome:
         fetched = time.perf_counter()
         written: list[ServiceResult] = []
         shadows: list[ServiceResult] = []
@@ -133,6 +146,10 @@ class Analyzer:
             tuple(failures),
             facts(shown.given),
         )
+
+    def _shown(self, study_instance_uid: str, job: SeriesJob, urgent: bool) -> _Shown:
+        show = self._mammograms if job.mammograms else self._stack
+        return show(study_instance_uid, job, urgent)
 
     def _stack(self, study_instance_uid: str, job: SeriesJob, urgent: bool) -> _Shown:
         try:
@@ -239,7 +256,7 @@ class Analyzer:
             seg_instance_uid=segments.sop_instance_uid if segments else None,
             seg_series_instance_uid=segments.series_instance_uid if segments else None,
             whole_study=job.mammograms,
-            review=output.review,
+            review=review_of(manifest, output),
         )
 
 
