@@ -19,6 +19,7 @@ from fhir_ext.results import ServiceResult
 from fhir_ext.settings import LimitSettings
 from models.lifecycle import VersionState
 from models.registry import Registry
+from models.runtime.budget import PixelBudget
 from operations.analyze.infer import Analyzer, SeriesOutcome
 from operations.analyze.plan import SeriesJob
 from operations.analyze.prepare import Prepared, Preparer
@@ -48,15 +49,17 @@ class AnalyzeService:
         rules: Rules,
         limits: LimitSettings,
         states: Callable[[], Iterable[VersionState]],
+        budget: PixelBudget | None = None,
     ) -> Self:
         """From the parts of one installation.
 
         Args:
             states: where the installed model versions stand at this moment.
+            budget: how many bytes of images all studies together may hold.
         """
         return cls(
             Preparer(fhir, archive, registry, rules, states),
-            Analyzer(archive, registry, limits),
+            Analyzer(archive, registry, limits, budget),
             ResultWriter(fhir),
             fhir,
             archive,
