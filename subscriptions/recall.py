@@ -9,7 +9,6 @@ is taken up again, and results that a study in flight wrote after the recall are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -21,9 +20,17 @@ from fhir_ext.clients.fhir import FhirClient
 from fhir_ext.errors import NotFoundError, UnprocessableError, UpstreamError
 from fhir_ext.logs import event, get_logger
 from fhir_ext.resources import codes
+from fhir_ext.resources.device import is_recalled
 from fhir_ext.resources.ids import dicom_uid, recall_dicom_uid, recall_provenance_id
 from fhir_ext.resources.imaging_study import study_instance_uid_of
-from fhir_ext.resources.recall import Counts, Group, is_settled, is_withdrawn, recall_of
+from fhir_ext.resources.recall import (
+    Counts,
+    Group,
+    Recall,
+    is_settled,
+    is_withdrawn,
+    recall_of,
+)
 from fhir_ext.resources.result_reading import sr_instance_uid_of
 from operations.analyze.store_dicom import store_object
 from operations.model_registry.recall import (
@@ -139,11 +146,10 @@ class RejectRecalled:
         if panel is None:
             return
         moment = self.fhir.read("Provenance", recall_provenance_id(provenance_id))["recorded"]
-        study, key = self._study(panel), _inference_key(panel)
-        if not self._has_study(study):
+        found = self._objects(self._study(panel), _inference_key(panel))
+        if found is None:
             return
-        found = list(self._objects(study, key))
-        if str(sr_instance_uid_of(panel)) not in {str(item.SOPInstanceUID) for item in found}:
+        if sr_instance_uid_of(panel) not in {str(item.SOPInstanceUID) for item in found}:
             # It is stored beside the FHIR transaction and may come after it.
             raise UpstreamError("the SR is not in the archive", code="stow-failed")
         for item in found:
@@ -159,22 +165,20 @@ class RejectRecalled:
                     return uid
         raise UnprocessableError("the result names no study", code="resource-not-found")
 
-    def _has_study(self, study: str) -> bool:
+    def _objects(self, study: str, key: str) -> list[Dataset] | None:
+        """Headers of the objects that the piece of work stored; None without the study."""
+        own = {dicom_uid(key, kind) for kind in _SERIES}
         try:
-            return bool(self.archive.list_series(study))
+            listed = self.archive.list_series(study)
         except NotFoundError:
-            return False
-
-    def _objects(self, study: str, key: str) -> Iterator[Dataset]:
-        """Headers of the objects that the piece of work stored."""
-        series = {dicom_uid(key, kind) for kind in _SERIES}
-        for info in self.archive.list_series(study):
-            if info.series_instance_uid not in series:
-                continue
-            for item in self.archive.list_instances(study, info.series_instance_uid):
-                yield self.archive.instance_metadata(
-                    study, info.series_instance_uid, item.sop_instance_uid
-                )
+            return None
+        if not listed:
+            return None
+        return [
+            self.archive.instance_metadata(study, series, item.sop_instance_uid)
+            for series in sorted(own & {info.series_instance_uid for info in listed})
+            for item in self.archive.list_instances(study, series)
+        ]
 
 
 def watch_recalls(fhir: FhirClient, queue: ChoreQueue) -> int:
@@ -195,7 +199,9 @@ def watch_recalls(fhir: FhirClient, queue: ChoreQueue) -> int:
     }
     count = 0
     for task in tasks.values():
-        recall = recall_of(task)
+        recall = _known(task)
+        if recall is None:
+            continue
         if task["status"] == "in-progress":
             # A known key changes nothing: only what the queue has lost starts anew.
             enqueue_recall(queue, recall)
@@ -207,8 +213,24 @@ def watch_recalls(fhir: FhirClient, queue: ChoreQueue) -> int:
     return count
 
 
+def _known(task: Json) -> Recall | None:
+    """The recall of a Task, when it is one of ours.
+
+    Others may write Tasks with our codes; the gateway lets nobody write our identifiers.
+    """
+    try:
+        recall = recall_of(task)
+    except (KeyError, IndexError, ValueError):
+        return None
+    return recall if task["id"] == recall.task_id else None
+
+
 def _late(fhir: FhirClient, device_id: str, started: datetime) -> str | None:
-    """Id of a Provenance since the recall that the recall has not dealt with."""
+    """What the recall has not dealt with: the Device, or a Provenance since then."""
+    device = fhir.find("Device", device_id)
+    if device is None or not is_recalled(device):
+        # Written over by a program that knows of no recalls, or lost with a backup.
+        return f"device-{device['meta']['versionId'] if device else 'lost'}"
     since = started.astimezone(UTC).isoformat()
     for page in groups_of(fhir, device_id, since):
         for group in page:

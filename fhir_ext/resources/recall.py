@@ -243,9 +243,12 @@ def recall_of(task: Json) -> Recall:
     """The recall that a summary Task stands for.
 
     Raises:
-        KeyError, ValueError: it is none of ours.
+        KeyError, IndexError, ValueError: it is none of ours.
     """
-    service, version, settings_hash = task["identifier"][0]["value"].split("/")
+    identifier = task["identifier"][0]
+    if identifier["system"] != codes.MODEL_VERSION:
+        raise ValueError("another system")
+    service, version, settings_hash = identifier["value"].split("/")
     who = task["requester"]
     return Recall(
         device_id=task["focus"]["reference"].partition("/")[2],
