@@ -41,6 +41,7 @@ STEP_BUCKETS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
 #: headers and stay in our tables.
 INPUT_FACTS: Final = frozenset({"age-band", "sex", "slice-thickness"})
 _BAND: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9])?(?:-[0-9]{1,3}|\+)?|[FMO]|unknown")
+_DEVICE = re.compile(r"cpu|remote|cuda:\d{1,2}")
 
 
 class Metrics:
@@ -115,6 +116,15 @@ class Metrics:
             version,
             buckets=STEP_BUCKETS,
             registry=self.registry,
+        )
+        at = (*version, "device")
+        self._model_batches = self._counter(
+            "fhir_ext_model_batches", "Batches through networks.", *at, "outcome"
+        )
+        self._model_items = self._counter("fhir_ext_model_items", "Items in these batches.", *at)
+        self._model_busy = self._counter("fhir_ext_model_busy_seconds", "Time in networks.", *at)
+        self._model_waited = self._counter(
+            "fhir_ext_model_waited_seconds", "Time of all items in the queue of a device.", *at
         )
         self._model_inputs = self._counter(
             "fhir_ext_model_inputs", "Images that were shown.", *version, "fact", "value"
@@ -221,6 +231,33 @@ class Metrics:
             self._model_refusals.labels(*of, shown, self._label("rule", rule)).inc()
         if seconds is not None:
             self._model_seconds.labels(*of).observe(seconds)
+
+    def model_batch(
+        self,
+        service: str,
+        version: str,
+        device: str,
+        *,
+        items: int,
+        busy_seconds: float,
+        waited_seconds: float,
+        failed: bool,
+    ) -> None:
+        """A batch ran through the network of a model version.
+
+        Args:
+            device: `cpu`, `cuda:0` and so on, or `remote` for a model server.
+            items: how many, perhaps of several studies.
+            busy_seconds: time in the network.
+            waited_seconds: time of all items in the queue, added up.
+            failed: it gave no outputs.
+        """
+        shown = device if _DEVICE.fullmatch(device) else OTHER
+        of = (*self._version(service, version), self._bounded("device", shown))
+        self._model_batches.labels(*of, "failed" if failed else "done").inc()
+        self._model_items.labels(*of).inc(items)
+        self._model_busy.labels(*of).inc(busy_seconds)
+        self._model_waited.labels(*of).inc(waited_seconds)
 
     def model_inputs(self, service: str, version: str, mix: Mapping[str, str]) -> None:
         """What a model version was shown; only facts whose values are ours (`INPUT_FACTS`)."""

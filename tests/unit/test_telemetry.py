@@ -263,3 +263,19 @@ def test_configure_tracing_leaves_the_global_provider_alone(
 )
 def test_the_traces_signal_has_its_path(endpoint: str) -> None:
     assert traces_endpoint(endpoint) == "http://127.0.0.1:4318/v1/traces"
+
+
+def test_batches_of_networks() -> None:
+    metrics = Metrics()
+    at = {"service": "some-model", "version": "1.0.0", "device": "cuda:1"}
+    for failed in (False, False, True):
+        metrics.model_batch(**at, items=4, busy_seconds=0.5, waited_seconds=2.0, failed=failed)
+    metrics.model_batch(NAME, UID, UID, items=1, busy_seconds=1.0, waited_seconds=1.0, failed=False)
+    assert value(metrics, "fhir_ext_model_batches_total", **at, outcome="done") == 2
+    assert value(metrics, "fhir_ext_model_batches_total", **at, outcome="failed") == 1
+    assert value(metrics, "fhir_ext_model_items_total", **at) == 12
+    assert value(metrics, "fhir_ext_model_busy_seconds_total", **at) == 1.5
+    assert value(metrics, "fhir_ext_model_waited_seconds_total", **at) == 6.0
+    shown = generate_latest(metrics.registry).decode()
+    assert NAME not in shown
+    assert UID not in shown
