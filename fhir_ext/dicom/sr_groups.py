@@ -23,7 +23,7 @@ from fhir_ext.dicom import sr_items as items
 from fhir_ext.resources import codes
 from fhir_ext.resources.codes import naming
 from fhir_ext.resources.detection import detection_uid
-from fhir_ext.resources.observation import tracking_uid
+from fhir_ext.resources.observation import refusal_text, tracking_uid
 from fhir_ext.results import Classification, Measurement, Refusal, Region, ServiceResult
 
 #: (name of the output, region) of a number or category.
@@ -194,11 +194,18 @@ def _surface(result: ServiceResult, at: int) -> VolumeSurface:
 
 
 def _annotate(result: ServiceResult, found: Sequence[Group]) -> None:
-    """What a reader must know, in the group of the output; else in the first one."""
-    if not (found and result.notes):
+    """What was seen and needed where something is withheld, and what a reader must know.
+
+    It stands in the group of the output; what belongs to no group, in the first one.
+    """
+    if not found:
         return
     regions = _regions(result)
     texts: dict[int, list[str]] = {}
+    for withheld in _regional(result):
+        if withheld.refusal is not None:
+            at = regions.index(withheld.region)
+            texts.setdefault(at, []).append(refusal_text(withheld.refusal))
     for name, text in result.notes:
         places = [
             regions.index(item.region)
