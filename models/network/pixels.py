@@ -12,6 +12,9 @@ from models.manifest.inputs import Preprocessing
 from models.network.grid import Axis, Floats, Grid
 from models.runtime.base import Array
 
+#: Voxels of the volume that are resampled at once: 8 MB as float32, some of it four times.
+AT_ONCE = 2_000_000
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -68,7 +71,10 @@ class Pixels:
         if first < last:
             image = found[first - start : last - start]
             image = image[:, y.before : y.before + y.length, x.before : x.before + x.length]
-            image[...] = self._planes(first, last).numpy()
+            step = max(1, AT_ONCE // self._voxels[0].size)
+            for at in range(first, last, step):
+                part = image[at - first : at - first + step]
+                part[...] = self._planes(at, min(at + step, last)).numpy()
         return found
 
     def _sampling(self, axis: Axis) -> Sampling | None:

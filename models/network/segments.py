@@ -52,7 +52,7 @@ class Mask:
     def finish(self, said: Said) -> None:
         self._blender.finish()
         output, ml = self._output, self._grid.geometry.voxel_volume_ml
-        counts = np.bincount(self._mask.reshape(-1), minlength=256)
+        counts = _counts(self._mask)
         wrong = [label for label in output.labels if _implausible(label, counts, ml)]
         for label in wrong:
             assert label.valid_ml is not None
@@ -150,6 +150,14 @@ class _OntoVolume:
 
 def _resampled(plane: torch.Tensor, y: Sampling, x: Sampling) -> torch.Tensor:
     return x.along(y.along(plane, 1), 2)
+
+
+def _counts(mask: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Voxels of each value; `bincount` takes 8 bytes for each voxel that it is shown."""
+    counts = np.zeros(256, np.int64)
+    for plane in mask:
+        counts += np.bincount(plane.reshape(-1), minlength=256)
+    return counts
 
 
 def _implausible(label: SegmentLabel, counts: npt.NDArray[np.int64], voxel_ml: float) -> bool:

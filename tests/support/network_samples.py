@@ -215,9 +215,8 @@ def geometry_of(
     corner = np.array(middle) - sum(
         step * (n - 1) / 2 for step, n in zip(steps, shape, strict=True)
     )
-    slices, rows, columns = (tuple(float(v) for v in step) for step in steps)
-    origin = tuple(float(v) for v in corner)
-    return Geometry(origin, columns, rows, slices, "1.2.3")  # type: ignore[arg-type]
+    slices, rows, columns, origin = ((float(x), float(y), float(z)) for x, y, z in [*steps, corner])
+    return Geometry(origin, columns, rows, slices, "1.2.3")
 
 
 def places_of(geometry: Geometry, shape: tuple[int, int, int]) -> Floats:

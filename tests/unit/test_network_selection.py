@@ -116,9 +116,9 @@ def test_twins_are_told_apart_by_their_uid() -> None:
     ],
 )
 def test_kernels_of_one_manufacturer_from_smooth_to_sharp(order: list[str]) -> None:
-    values = [softness(kernel) for kernel in order]
-    assert None not in values
-    assert values == sorted(values, key=float)  # type: ignore[arg-type]
+    found = [softness(kernel) for kernel in order]
+    values = [value for value in found if value is not None]
+    assert found == values == sorted(values)
     assert values[0] != values[-1]
 
 
