@@ -172,6 +172,8 @@ class Detection:
         size_mm: full width of the box along x, y and z, mm.
         code: what the manifest says the output is called elsewhere.
         category_code: the same of the category.
+        tracking_uid: by which it is known; empty until it is written, when it follows from the
+            place in the list.
     """
 
     name: str
@@ -182,6 +184,7 @@ class Detection:
     size_mm: tuple[float, float, float]
     code: StandardCode | None = None
     category_code: StandardCode | None = None
+    tracking_uid: str = ""
 
 
 @dataclass(frozen=True, slots=True)

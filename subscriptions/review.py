@@ -27,13 +27,14 @@ from fhir_ext.resources.reading import read_member
 from fhir_ext.resources.result_reading import result_of
 from fhir_ext.resources.review import Reviewed
 from fhir_ext.resources.review_reading import (
+    Difference,
     machine_values,
     outcome_of,
     output_of,
     read_decided,
     read_reviewed,
 )
-from fhir_ext.results import Region, ServiceResult
+from fhir_ext.results import Region, SeriesSource, ServiceResult
 from fhir_ext.store.repository import Repository
 from fhir_ext.store.tables import ReviewOutcome
 from operations.analyze.store_dicom import source_headers, store_object
@@ -110,7 +111,7 @@ class CorrectSr:
     ) -> Dataset:
         from fhir_ext.dicom.sr import Correction, build_sr
 
-        whole = replace(result, sop_instance_uids=_instances(first, result.series_instance_uid))
+        whole = _with_sources(result, first)
         headers = source_headers(self.archive, whole)
         correction = Correction(
             sop_instance_uid=review_dicom_uid(task["id"], "sr"),
@@ -126,15 +127,25 @@ class CorrectSr:
     ) -> Dataset:
         from fhir_ext.dicom.rejection import build_rejection
 
-        uids = _instances(first, result.series_instance_uid)
-        header, *_ = source_headers(self.archive, replace(result, sop_instance_uids=uids[:1]))
+        main = _with_sources(result, first).sop_instance_uids[:1]
+        header, *_ = source_headers(self.archive, replace(result, sop_instance_uids=main))
         return build_rejection(
-            first,
+            [first, *self._masks(result)],
             header,
             review_dicom_uid(task["id"], "rejection-series"),
             review_dicom_uid(task["id"], "rejection"),
             decided,
         )
+
+    def _masks(self, result: ServiceResult) -> list[Dataset]:
+        """The SEG that was stored with the result, when the archive (still) has it."""
+        uid, series = result.seg_instance_uid, dicom_uid(result.inference_key, "seg-series")
+        if uid is None:
+            return []
+        try:
+            return [self.archive.instance_metadata(result.study_instance_uid, series, uid)]
+        except NotFoundError:
+            return []
 
     def _observer(self, owner: Json) -> str:
         """Name of the reviewer as a DICOM person name.
@@ -209,13 +220,18 @@ def _follow(fhir: FhirClient, queue: WorkQueue, repository: Repository, task: Js
             model_version=decided.model.version,
             settings_hash=decided.model.settings_hash,
             outcome=decided.outcome,
-            differences=[
-                {"name": d.name, "region": str(d.region), "difference": d.difference}
-                for d in decided.differences
-            ],
+            differences=[_difference(d) for d in decided.differences],
             decided_at=decided.decided_at,
         )
     )
+
+
+def _difference(item: Difference) -> Json:
+    """One difference as a row keeps it; of a category also which it was and is."""
+    found: Json = {"name": item.name, "region": str(item.region), "difference": item.difference}
+    if item.now:
+        found |= {"from": item.was, "to": item.now}
+    return found
 
 
 def _pending(task: Json) -> bool:
@@ -223,18 +239,18 @@ def _pending(task: Json) -> bool:
     return any(coding.get("code") == "sr-pending" for coding in coded)
 
 
-def _instances(first: Dataset, series_instance_uid: str) -> tuple[str, ...]:
-    """The instances that the SR names as its evidence, of the series that was measured."""
-    found = [
-        str(item.ReferencedSOPInstanceUID)
-        for study in first.CurrentRequestedProcedureEvidenceSequence
-        for series in study.ReferencedSeriesSequence
-        if series.SeriesInstanceUID == series_instance_uid
-        for item in series.ReferencedSOPSequence
-    ]
-    if not found:
+def _with_sources(result: ServiceResult, first: Dataset) -> ServiceResult:
+    """The result with the instances that the SR names as its evidence, by series."""
+    found: dict[str, tuple[str, ...]] = {}
+    for study in first.CurrentRequestedProcedureEvidenceSequence:
+        for series in study.ReferencedSeriesSequence:
+            uids = (str(item.ReferencedSOPInstanceUID) for item in series.ReferencedSOPSequence)
+            found[str(series.SeriesInstanceUID)] = tuple(sorted(uids))
+    main = found.pop(result.series_instance_uid, ())
+    if not main:
         raise UnprocessableError("the first SR names no instance", code="no-slices")
-    return tuple(sorted(found))
+    further = tuple(SeriesSource(uid, uids) for uid, uids in sorted(found.items()))
+    return replace(result, sop_instance_uids=main, further=further)
 
 
 def _by_hand(trail: Json) -> frozenset[tuple[str, Region]]:

@@ -1,7 +1,8 @@
-"""A note that withdraws an SR: Key Object Selection "Rejected for Quality Reasons".
+"""A note that withdraws a result: Key Object Selection "Rejected for Quality Reasons".
 
-The archive keeps the rejected SR; whoever reads the study finds beside it, in the way of IHE
-Imaging Object Change Management, that it must not be used (PS3.16 TID 2010, CID 7010).
+The archive keeps the rejected SR, and the SEG where there is one; whoever reads the study finds
+beside them, in the way of IHE Imaging Object Change Management, that they must not be used
+(PS3.16 TID 2010, CID 7010).
 
 highdicom takes about a second to import: import this module only where a note is built.
 """
@@ -43,17 +44,16 @@ def build_rejection(
     Returns:
         With file meta information, Explicit VR Little Endian, UTF-8.
     """
-    evidence = usable_header(header)
-    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        setattr(evidence, keyword, rejected[keyword].value)
+    objects = (rejected,) if isinstance(rejected, Dataset) else rejected
+    evidence = [_as_evidence(item, header) for item in objects]
     local = local_time(issued, header)
     content = KeyObjectSelection(
         document_title=CodedConcept(REJECTED_FOR_QUALITY.code, "DCM", REJECTED_FOR_QUALITY.display),
-        referenced_objects=[evidence],
+        referenced_objects=evidence,
         description=description,
     )
     note = KeyObjectSelectionDocument(
-        evidence=[evidence],
+        evidence=evidence,
         content=content,
         series_instance_uid=series_uid,
         series_number=SERIES_NUMBER_BASE,
@@ -65,6 +65,18 @@ def build_rejection(
         content_date=local.date(),
         content_time=local.time().replace(microsecond=0),
     )
-    restore(note, header, evidence)
+    restore(note, header, evidence[0])
     finish(note, header, local)
     return note
+
+
+def _as_evidence(rejected: Dataset, header: Dataset) -> Dataset:
+    """Patient and study of the header, identity of the object."""
+    found = usable_header(header)
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        setattr(found, keyword, rejected[keyword].value)
+    for keyword in ("Rows", "Columns"):
+        # By these highdicom tells images from documents.
+        if keyword in found and keyword not in rejected:
+            delattr(found, keyword)
+    return found

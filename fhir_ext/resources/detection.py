@@ -73,7 +73,8 @@ def detection_reference(result: ServiceResult, at: int) -> Json:
 
 def detection_uid(result: ServiceResult, at: int) -> str:
     """Tracking Unique Identifier of a detection, the same in FHIR and in the SR."""
-    return dicom_uid(result.inference_key, f"tracking/detection/{at}")
+    known = result.detections[at].tracking_uid
+    return known or dicom_uid(result.inference_key, f"tracking/detection/{at}")
 
 
 def _id(result: ServiceResult, at: int) -> str:

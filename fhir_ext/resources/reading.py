@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from fhir_ext.resources.codes import (
+    CLASSIFIED_SITE,
     CONDITIONS,
     LATERALITY,
     LUNG,
@@ -14,7 +15,15 @@ from fhir_ext.resources.codes import (
     REFUSAL_REASON,
     REGION_LATERALITY,
     REGION_SITE,
+    RESULT_PART,
     SERIES_INSTANCE_UID,
+)
+from fhir_ext.resources.codes.naming import (
+    CLASSIFICATIONS,
+    DETECTIONS,
+    MEASUREMENTS,
+    category_in,
+    service_in,
 )
 from fhir_ext.results import Region
 
@@ -24,7 +33,7 @@ Json = dict[str, Any]
 _REGION: Final = {
     (site.code, REGION_LATERALITY[region].code if region in REGION_LATERALITY else ""): region
     for region, site in REGION_SITE.items()
-}
+} | {(site.code, ""): region for region, site in CLASSIFIED_SITE.items()}
 
 
 class Reader(Protocol):
@@ -38,13 +47,17 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MemberReading:
-    """One measurement as it stands in the server.
+    """One member of a panel as it stands in the server.
 
     Attributes:
-        name: code in the CodeSystem `measurement`.
-        value, unit: number and UCUM unit; None and empty when withheld.
-        reason: code in the CodeSystem `refusal-reason`; empty when there is a number.
+        name: of the output, as `fhir_ext.results` has it.
+        value, unit: number and UCUM unit; the score of a detection; None and empty when
+            withheld, and of a classification.
+        reason: code in the CodeSystem `refusal-reason`; empty when nothing is withheld.
         status: FHIR R4 Observation.status.
+        kind: what it is.
+        category: the category that stands, or the class of what was found; else empty.
+        category_text: the same for people.
     """
 
     observation_id: str
@@ -54,6 +67,9 @@ class MemberReading:
     value: float | None = None
     unit: str = ""
     reason: str = ""
+    kind: Literal["measurement", "classification", "detection"] = "measurement"
+    category: str = ""
+    category_text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +77,9 @@ class PanelReading:
     """A panel with its members, in the order in which they were written.
 
     Attributes:
-        code: code of the panel in the CodeSystem `measurement`.
+        code: code of the panel in the CodeSystem `measurement`; empty for a site's service.
         series_instance_uid: the series that was measured; empty when not stated.
+        service: whose panel it is; empty when it is none of ours.
     """
 
     observation_id: str
@@ -70,6 +87,7 @@ class PanelReading:
     status: str
     series_instance_uid: str
     members: tuple[MemberReading, ...]
+    service: str = ""
 
 
 def read_panel(fhir: Reader, panel_id: str) -> PanelReading | None:
@@ -93,23 +111,21 @@ def read_panel(fhir: Reader, panel_id: str) -> PanelReading | None:
         status=panel["status"],
         series_instance_uid=component_of(panel, SERIES_INSTANCE_UID.code).get("valueString", ""),
         members=tuple(member for member in members if member is not None),
+        service=service_in(panel["code"]) or "",
     )
 
 
 def read_member(observation: Json) -> MemberReading | None:
-    """One member Observation; None when it is not one of ours."""
-    name = _code(observation["code"], MEASUREMENT.url)
-    side = component_of(observation, LATERALITY.code).get("valueCodeableConcept", {})
-    side_code = next((c.get("code", "") for c in side.get("coding", [])), "")
-    sites = [c.get("code", "") for c in observation.get("bodySite", {}).get("coding", [])]
-    # Others write a side alone; the lung is the only organ whose numbers are read from them.
-    sites = sites or [LUNG.code]
-    region = next(
-        (_REGION[site, side_code] for site in sites if (site, side_code) in _REGION), None
-    )
-    if not name or region is None:
+    """One number, category or place; None when it is not one of ours."""
+    kind, name = _kind(observation["code"])
+    region = _region(observation)
+    if kind is None or region is None:
         return None
     quantity = observation.get("valueQuantity", {})
+    if kind == "detection":
+        score = component_of(observation, RESULT_PART.coding("score").code)
+        quantity = score.get("valueQuantity", {})
+    concept = observation.get("valueCodeableConcept", {})
     return MemberReading(
         observation_id=observation["id"],
         name=name,
@@ -118,7 +134,32 @@ def read_member(observation: Json) -> MemberReading | None:
         value=quantity.get("value"),
         unit=quantity.get("code", ""),
         reason=_code(observation.get("dataAbsentReason", {}), REFUSAL_REASON.url),
+        kind=kind,
+        category=category_in(concept) or DETECTIONS.name_in(concept),
+        category_text=next((str(c.get("display", "")) for c in concept.get("coding", [])), ""),
     )
+
+
+def _kind(
+    concept: Json,
+) -> tuple[Literal["measurement", "classification", "detection"] | None, str]:
+    """What an Observation's code says that it is, and of which output."""
+    if name := MEASUREMENTS.name_in(concept):
+        return "measurement", name
+    if name := CLASSIFICATIONS.name_in(concept):
+        return "classification", name
+    if name := DETECTIONS.name_in(concept):
+        return "detection", name
+    return None, ""
+
+
+def _region(observation: Json) -> Region | None:
+    side = component_of(observation, LATERALITY.code).get("valueCodeableConcept", {})
+    side_code = next((c.get("code", "") for c in side.get("coding", [])), "")
+    sites = [c.get("code", "") for c in observation.get("bodySite", {}).get("coding", [])]
+    # Others write a side alone; the lung is the only organ whose numbers are read from them.
+    sites = sites or [LUNG.code]
+    return next((_REGION[site, side_code] for site in sites if (site, side_code) in _REGION), None)
 
 
 def _code(concept: Json, system: str) -> str:

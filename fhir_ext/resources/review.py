@@ -1,7 +1,8 @@
 """What a human's decision makes of a preliminary result, as one transaction.
 
     accept   everything becomes final
-    modify   changed numbers are amended, what follows from them with them; the rest is final
+    modify   changed numbers and categories are amended, places that are none are
+             entered-in-error, what follows from them with them; the rest is final
     reject   everything is entered-in-error
 
 The machine's values are kept: as contained Observations of the Provenance, since HAPI drops
@@ -13,14 +14,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
 from fhir_ext.resources import codes
 from fhir_ext.resources.bundle import create_entry, put_entry, transaction, update_entry
 from fhir_ext.resources.codes import CANONICAL, concept
+from fhir_ext.resources.codes.naming import CLASSIFICATIONS
 from fhir_ext.resources.context import instant
 from fhir_ext.resources.device import software_device
 from fhir_ext.resources.ids import (
@@ -28,7 +31,9 @@ from fhir_ext.resources.ids import (
     review_provenance_id,
     software_device_id,
 )
+from fhir_ext.resources.reading import read_member
 from fhir_ext.resources.result_reading import sr_instance_uid_of
+from fhir_ext.results import Region
 
 Json = dict[str, Any]
 Outcome = Literal["accept", "modify", "reject"]
@@ -83,6 +88,19 @@ class Reviewed:
 
 
 @dataclass(frozen=True, slots=True)
+class ChosenCategory:
+    """The category that a human gives.
+
+    Attributes:
+        asked: (system, code) as the request names it.
+        concept: CodeableConcept as it is written.
+    """
+
+    asked: tuple[str, str]
+    concept: Json
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What the reviewer decided.
 
@@ -90,6 +108,8 @@ class Decision:
         reason: CodeableConcept; None for accept only.
         values: id of a member Observation to the Quantity that the human gives.
         decided: when; aware.
+        categories: id of a member Observation to the category that the human gives.
+        struck: ids of the places that are none.
     """
 
     outcome: Outcome
@@ -97,6 +117,13 @@ class Decision:
     decided: datetime
     reason: Json | None = None
     values: Mapping[str, Json] | None = None
+    categories: Mapping[str, ChosenCategory] = field(default_factory=dict)
+    struck: frozenset[str] = frozenset()
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """Ids of the Observations that the human changes."""
+        return frozenset((*(self.values or {}), *self.categories, *self.struck))
 
     @property
     def digest(self) -> str:
@@ -105,7 +132,12 @@ class Decision:
             target: [quantity["value"], quantity["code"]]
             for target, quantity in (self.values or {}).items()
         }
-        text = json.dumps([self.outcome, values], sort_keys=True, separators=(",", ":"))
+        what: list[object] = [self.outcome, values]
+        # A decision about numbers only has the digest that it had before there were others.
+        if self.categories or self.struck:
+            asked = {target: list(item.asked) for target, item in self.categories.items()}
+            what += [asked, sorted(self.struck)]
+        text = json.dumps(what, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -172,19 +204,44 @@ def reason_text(reason: Json | None) -> str:
 
 
 def _observations(reviewed: Reviewed, decision: Decision) -> Iterator[Follow]:
-    values = decision.values or {}
+    counts = _counts_now(reviewed, decision)
     for before in (reviewed.panel, *reviewed.members):
         if before["status"] not in UNSIGNED:
             continue
-        if decision.outcome == "reject":
+        if decision.outcome == "reject" or before["id"] in decision.struck:
             yield Follow(before, withdrawn(before, decision, "entered-in-error"))
             continue
         after = {**before, "status": "final", "performer": _performers(before, decision)}
+        values = {**counts, **(decision.values or {})}
         if before["id"] in values:
-            after = _amended(after, values[before["id"]])
-        elif before is reviewed.panel and values:
+            after = _amended(after, valueQuantity=values[before["id"]])
+        elif before["id"] in decision.categories:
+            concept_now = decision.categories[before["id"]].concept
+            after = _amended(after, valueCodeableConcept=concept_now)
+        elif before is reviewed.panel and decision.changed:
             after = _amended_panel(after, reviewed)
         yield Follow(before, after)
+
+
+def _counts_now(reviewed: Reviewed, decision: Decision) -> dict[str, Json]:
+    """How many places are left where some are none: id of the count to its Quantity."""
+    read = [(read_member(member), member) for member in reviewed.members]
+    gone: Counter[tuple[str, Region]] = Counter(
+        (f"{item.name}{codes.COUNT_SUFFIX}", item.region)
+        for item, member in read
+        if item is not None and member["id"] in decision.struck
+    )
+    return {
+        member["id"]: {
+            **member["valueQuantity"],
+            "value": max(0, item.value - gone[item.name, item.region]),
+        }
+        for item, member in read
+        if item is not None
+        and item.kind == "measurement"
+        and item.value is not None
+        and gone[item.name, item.region]
+    }
 
 
 def _performers(observation: Json, decision: Decision) -> list[Json]:
@@ -194,15 +251,28 @@ def _performers(observation: Json, decision: Decision) -> list[Json]:
     return found if reviewer in found else [*found, reviewer]
 
 
-def _amended(observation: Json, quantity: Json) -> Json:
-    found = {key: value for key, value in observation.items() if key != "dataAbsentReason"}
+def _amended(observation: Json, **value: Json) -> Json:
+    """An Observation with the human's value; what the machine said beside its own is dropped."""
+    found = {key: part for key, part in observation.items() if key != "dataAbsentReason"}
     labels = [
         label
         for label in observation.get("meta", {}).get("security", [])
         if label.get("code") != codes.AI_ASSERTED.code
     ]
     meta = {**observation["meta"], "security": [*labels, codes.CLINICIAN_ASSERTED.as_json()]}
-    return {**found, "meta": meta, "status": "amended", "valueQuantity": quantity}
+    kept = [part for part in observation.get("component", []) if not _of_the_machine(part)]
+    found.pop("component", None)
+    if kept:
+        found["component"] = kept
+    return {**found, "meta": meta, "status": "amended", **value}
+
+
+def _of_the_machine(part: Json) -> bool:
+    """Whether a component says how sure the machine was: of a human's value it is not true."""
+    if CLASSIFICATIONS.name_in(part["code"]):
+        return True
+    doubt = {codes.MEASUREMENT_UNCERTAINTY.code, codes.RESULT_PART.coding("confidence-level").code}
+    return any(coding.get("code") in doubt for coding in part["code"].get("coding", []))
 
 
 def _amended_panel(panel: Json, reviewed: Reviewed) -> Json:
@@ -260,14 +330,16 @@ def _provenance(
 ) -> Json:
     who = decision.reviewer.reference
     agents = [{"type": concept(codes.VERIFIER), "who": who}]
-    if decision.values:
+    if decision.changed:
         agents.append({"type": concept(codes.AUTHOR), "who": who})
     assembler = {"reference": f"Device/{software_device_id(software_version)}"}
     agents.append({"type": concept(codes.ASSEMBLER), "who": assembler})
     kept = [
         _kept(follow.before, f"machine-{number}")
         for number, follow in enumerate(follows, start=1)
-        if follow.before is not None and follow.before["id"] in (decision.values or {})
+        if follow.before is not None
+        and follow.before["resourceType"] == "Observation"
+        and (follow.before["id"] in decision.changed or _says_else(follow))
     ]
     found: Json = {
         "resourceType": "Provenance",
@@ -293,6 +365,11 @@ def _provenance(
     if decision.reason:
         found["reason"] = [decision.reason]
     return found
+
+
+def _says_else(follow: Follow) -> bool:
+    before = follow.before or {}
+    return before.get("valueQuantity") != follow.after.get("valueQuantity")
 
 
 def _revised(before: Json) -> Json:

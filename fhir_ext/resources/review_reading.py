@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from fhir_ext.resources import codes
+from fhir_ext.resources.codes.naming import service_in
 from fhir_ext.resources.reading import Reader, read_member
 from fhir_ext.resources.result_reading import model_of
 from fhir_ext.resources.review import VERSION, Reviewed
@@ -15,21 +16,23 @@ from fhir_ext.results import ModelIdentity, Region
 
 Json = dict[str, Any]
 
-_SERVICE: Final = {panel: service for service, panel in codes.PANEL.items()}
-
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far a human's number is from the machine's.
+    """How far what a human gave is from what the machine gave.
 
     Attributes:
-        name, region: which number.
-        difference: machine minus human; None when the machine gave none.
+        name, region: which output.
+        difference: machine minus human; None when the machine gave no number.
+        was, now: category of the machine and of the human; empty when the machine gave none.
+            Of a place that is none: its class, and `entered-in-error`.
     """
 
     name: str
     region: Region
     difference: float | None
+    was: str = ""
+    now: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +95,7 @@ def outcome_of(task: Json) -> str | None:
 
 def service_of(panel: Json) -> str:
     """Service that wrote a panel; `other` when it is none of ours."""
-    coded = (c.get("code") for c in panel["code"].get("coding", []))
-    return next((_SERVICE[code] for code in coded if code in _SERVICE), "other")
+    return service_in(panel["code"]) or "other"
 
 
 def read_decided(fhir: Reader, task: Json) -> DecidedReview | None:
@@ -129,11 +131,20 @@ def _differences(fhir: Reader, provenance: Json) -> Iterator[Difference]:
         machine = read_member(kept)
         now = fhir.find("Observation", resource_id)
         human = read_member(now) if now else None
-        if machine is None or human is None or human.value is None:
+        if machine is None or human is None:
             continue
-        # Twelve digits: what is left of the subtraction of two binary fractions.
-        apart = None if machine.value is None else float(f"{machine.value - human.value:.12g}")
-        yield Difference(machine.name, machine.region, apart)
+        if machine.kind == "classification":
+            yield Difference(
+                machine.name, machine.region, None, was=machine.category, now=human.category
+            )
+        elif machine.kind == "detection":
+            yield Difference(
+                machine.name, machine.region, None, was=machine.category, now=human.status
+            )
+        elif human.value is not None:
+            # Twelve digits: what is left of the subtraction of two binary fractions.
+            apart = None if machine.value is None else float(f"{machine.value - human.value:.12g}")
+            yield Difference(machine.name, machine.region, apart)
 
 
 def _inputs(fhir: Reader, task: Json) -> Iterator[Json | None]:

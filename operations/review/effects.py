@@ -9,13 +9,22 @@ from typing import Any
 
 from fhir_ext.clients.fhir import FhirClient
 from fhir_ext.resources import codes
+from fhir_ext.resources.codes import concept
+from fhir_ext.resources.codes.naming import (
+    CLASSIFICATIONS,
+    MEASUREMENTS,
+    codings_of_category,
+    probability_in,
+)
 from fhir_ext.resources.context import WriteContext
 from fhir_ext.resources.detected_issue import detected_issue
 from fhir_ext.resources.reading import known_conditions
 from fhir_ext.resources.result_reading import result_of
 from fhir_ext.resources.review import UNSIGNED, Decision, Follow, Reviewed, signed, withdrawn
 from fhir_ext.resources.risk_assessment import risk_assessment
-from fhir_ext.results import ServiceResult
+from fhir_ext.results import ServiceResult, StandardCode
+from models.manifest.base import Code
+from models.manifest.outputs import Classification
 from models.registry import Registry
 
 Json = dict[str, Any]
@@ -39,7 +48,7 @@ class Conclusions:
             UnprocessableError: changed numbers belong to a result that cannot be read back.
         """
         held = [item for item in _raised(reviewed) if item["status"] in UNSIGNED]
-        changed = frozenset(f"Observation/{target}" for target in decision.values or {})
+        changed = frozenset(f"Observation/{target}" for target in decision.changed)
         if not changed:
             return [Follow(item, signed(item, decision)) for item in held]
         derived = self._derived(reviewed, decision)
@@ -147,8 +156,49 @@ def unit_of(member: Json, registry: Registry, service: str) -> str | None:
     """UCUM unit in which a member is, or would be, given; None when nobody can say."""
     if "valueQuantity" in member:
         return str(member["valueQuantity"].get("code", "")) or None
-    names = {c["code"] for c in member["code"]["coding"] if c["system"] == codes.MEASUREMENT.url}
+    name = MEASUREMENTS.name_in(member["code"])
+    if name.endswith(codes.COUNT_SUFFIX):
+        return "1"
     if service not in registry.services():
         return None
     outputs = registry.manifest(service).measurements
-    return next((output.unit for output in outputs if output.name in names), None)
+    return next((output.unit for output in outputs if output.name == name), None)
+
+
+def categories_of(member: Json, registry: Registry, service: str) -> dict[tuple[str, str], Json]:
+    """Every coding of every category that a member may have, to the concept that is written.
+
+    Those that the machine gave probabilities for, and those of the manifest where it is
+    installed; empty when nobody can say.
+    """
+    name = CLASSIFICATIONS.name_in(member["code"])
+    parts = (part["code"] for part in member.get("component", []))
+    known: dict[str, StandardCode | None] = dict.fromkeys(
+        category for category in (probability_in(part, name) for part in parts) if category
+    )
+    if service in registry.services():
+        known |= _categories(registry, service, name)
+    found = {}
+    for category, stated in known.items():
+        codings = codings_of_category(service, name, category, stated)
+        for coding in codings:
+            found[coding.system, coding.code] = concept(*codings)
+    return found
+
+
+def _categories(registry: Registry, service: str, name: str) -> dict[str, StandardCode | None]:
+    """Categories of a classification and what the manifest calls them elsewhere."""
+    for output in registry.manifest(service).outputs:
+        if not isinstance(output, Classification):
+            continue
+        if output.exclusive and output.name == name:
+            return {item.name: stated(item.code) for item in output.classes}
+        for result, categories in output.results():
+            if result == name:
+                return dict.fromkeys(categories)
+    return {}
+
+
+def stated(code: Code | None) -> StandardCode | None:
+    """A code of a manifest as results carry it."""
+    return None if code is None else StandardCode(code.system, code.code, code.display)

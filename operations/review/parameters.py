@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
 from fhir_ext.errors import BadRequestError, OutcomeIssue
@@ -26,19 +26,23 @@ _QUANTITY_KEYS: Final = frozenset({"value", "unit", "system", "code"})
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One number that the reviewer gives.
+    """One number or category that the reviewer gives, or one place that is none.
 
     Attributes:
         target: id of the Observation.
-        value: in `unit`.
+        value: in `unit`; None unless it is a number.
         unit: UCUM code.
         place: FHIRPath of the change in the request.
+        category: (system, code); None unless it is a category.
+        struck: the place that the model found is none.
     """
 
     target: str
-    value: float
+    value: float | None
     unit: str
     place: str
+    category: tuple[str, str] | None = None
+    struck: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,19 +185,56 @@ def _change(parameter: Json, place: str, reader: _Reader) -> Change | None:
         return None
     parts: dict[str, tuple[str, Json]] = {}
     for where, name, part in _listed(parameter["part"], f"{place}.part", reader):
-        if name not in ("target", "value") or name in parts:
+        if name not in ("target", *_VALUES) or name in parts:
             reader.wrong(where, "must be one target and one value")
         parts[name] = (where, part)
-    for name in ("target", "value"):
-        if name not in parts:
-            reader.wrong(f"{place}.part", f"part {name} is missing", "required")
-    if set(parts) != {"target", "value"}:
+    given = [name for name in _VALUES if name in parts]
+    if not given or "target" not in parts:
+        missing = "target" if "target" not in parts else "value"
+        reader.wrong(f"{place}.part", f"part {missing} is missing", "required")
+        return None
+    if len(given) > 1:
+        reader.wrong(f"{place}.part", "must be one of value, category and status")
+    if len(parts) != 2:
         return None
     target = _target(parts["target"][1], parts["target"][0], reader)
-    quantity = _quantity(parts["value"][1], parts["value"][0], reader)
-    if target is None or quantity is None:
+    where, part = parts[given[0]]
+    change = _READ[given[0]](part, where, reader, place)
+    return None if target is None or change is None else replace(change, target=target)
+
+
+def _number_change(part: Json, where: str, reader: _Reader, place: str) -> Change | None:
+    quantity = _quantity(part, where, reader)
+    return None if quantity is None else Change("", *quantity, place)
+
+
+def _category_change(part: Json, where: str, reader: _Reader, place: str) -> Change | None:
+    value = _value(part, "valueCoding", where, reader)
+    if value is None:
         return None
-    return Change(target, *quantity, place)
+    if not _is_coding(value) or not value.get("system"):
+        reader.wrong(f"{where}.value", "must be a Coding with system and code", "structure")
+        return None
+    return Change("", None, "", place, category=(value["system"], value["code"]))
+
+
+def _status_change(part: Json, where: str, reader: _Reader, place: str) -> Change | None:
+    value = _value(part, "valueCode", where, reader)
+    if value is None:
+        return None
+    if value != "entered-in-error":
+        reader.wrong(f"{where}.value", "must be entered-in-error", "code-invalid")
+        return None
+    return Change("", None, "", place, struck=True)
+
+
+#: What a change gives, by the name of its part.
+_READ: Final[Mapping[str, Callable[[Json, str, _Reader, str], Change | None]]] = {
+    "value": _number_change,
+    "category": _category_change,
+    "status": _status_change,
+}
+_VALUES: Final = tuple(_READ)
 
 
 def _target(part: Json, place: str, reader: _Reader) -> str | None:

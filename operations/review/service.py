@@ -27,7 +27,15 @@ from fhir_ext.resources import codes
 from fhir_ext.resources.bundle import transaction, update_entry
 from fhir_ext.resources.codes import concept
 from fhir_ext.resources.context import instant
-from fhir_ext.resources.review import UNSIGNED, Decision, Reviewed, Reviewer, review_bundle
+from fhir_ext.resources.reading import read_member
+from fhir_ext.resources.review import (
+    UNSIGNED,
+    ChosenCategory,
+    Decision,
+    Reviewed,
+    Reviewer,
+    review_bundle,
+)
 from fhir_ext.resources.review_reading import (
     is_of_ours,
     outcome_of,
@@ -37,7 +45,7 @@ from fhir_ext.resources.review_reading import (
 )
 from fhir_ext.telemetry import Metrics
 from models.registry import Registry
-from operations.review.effects import Conclusions, unit_of
+from operations.review.effects import Conclusions, categories_of, unit_of
 from operations.review.parameters import Change, ReviewRequest
 
 log = get_logger(__name__)
@@ -49,6 +57,9 @@ CORRECT_SR: Final = "correct-sr"
 
 #: Statuses of a Task that can be claimed and decided.
 OPEN: Final = frozenset({"requested", "received", "accepted", "ready", "in-progress", "on-hold"})
+
+#: What a change is for, in words.
+_WORDS: Final = {"measurement": "number", "classification": "category", "detection": "place"}
 
 #: Raises ForbiddenError unless the caller may see a patient.
 Allow = Callable[[str], None]
@@ -206,8 +217,7 @@ class ReviewService:
 
     def _repeated(self, task: Json, reviewer: Reviewer, request: ReviewRequest) -> Json:
         """A decided Task, when it was decided like this by the same reviewer."""
-        values = {change.target: _quantity(change) for change in request.changes}
-        asked = Decision(request.outcome, reviewer, datetime.now(UTC), request.reason, values)
+        asked = _decision(reviewer, request, datetime.now(UTC), {})
         same = output_of(task, "request-digest").get("valueString") == asked.digest
         if not same or task.get("owner") != reviewer.reference:
             raise ConflictError("the review was decided otherwise", code="review-decided")
@@ -220,22 +230,38 @@ class ReviewService:
         members = {member["id"]: member for member in reviewed.members}
         service = service_of(reviewed.panel)
         issues: list[OutcomeIssue] = []
+        concepts: dict[str, Json] = {}
         for change in request.changes:
-            text = self._misfit(members.get(change.target), change, service)
+            member = members.get(change.target)
+            if change.category is not None and member is not None:
+                known = categories_of(member, self.registry, service)
+                concepts[change.target] = known.get(change.category, {})
+            text = self._misfit(member, change, service, concepts.get(change.target))
             if text:
                 place = change.place
                 issues.append(OutcomeIssue("invalid", "review-target", text, expression=place))
         if issues:
             raise UnprocessableError("a change does not fit", code="review-target", issues=issues)
-        values = {change.target: _quantity(change) for change in request.changes}
-        return Decision(request.outcome, reviewer, moment, request.reason, values)
+        return _decision(reviewer, request, moment, concepts)
 
-    def _misfit(self, member: Json | None, change: Change, service: str) -> str | None:
-        """Why a change does not fit its target; None when it does."""
-        if member is None:
-            return "the target is no number of the reviewed result"
+    def _misfit(
+        self, member: Json | None, change: Change, service: str, concept: Json | None
+    ) -> str | None:
+        """Why a change does not fit its target; None when it does.
+
+        Args:
+            concept: of a category, as it would be written; empty when it is none of them.
+        """
+        reading = read_member(member) if member is not None else None
+        wanted = _kind(change)
+        if member is None or reading is None or reading.kind != wanted:
+            return f"the target is no {_WORDS[wanted]} of the reviewed result"
         if member["status"] not in UNSIGNED:
             return "the target was signed before"
+        if wanted == "classification":
+            return _wrong_category(member, concept or {})
+        if wanted == "detection":
+            return None
         unit = unit_of(member, self.registry, service)
         if unit is None:
             return "the unit of the withheld number is not known here: its model is not installed"
@@ -258,6 +284,45 @@ class ReviewService:
         waits = {c.get("code") for c in task.get("businessStatus", {}).get("coding", [])}
         if "sr-pending" in waits and outcome_of(task):
             self.queue.enqueue_chore(CORRECT_SR, task["id"], {"task_id": task["id"]})
+
+
+def _decision(
+    reviewer: Reviewer, request: ReviewRequest, moment: datetime, concepts: Mapping[str, Json]
+) -> Decision:
+    """The decision that a request asks for.
+
+    Args:
+        concepts: target to its new category, as it is written.
+    """
+    changes = request.changes
+    return Decision(
+        request.outcome,
+        reviewer,
+        moment,
+        request.reason,
+        {change.target: _quantity(change) for change in changes if change.value is not None},
+        {
+            change.target: ChosenCategory(change.category, concepts.get(change.target, {}))
+            for change in changes
+            if change.category is not None
+        },
+        frozenset(change.target for change in changes if change.struck),
+    )
+
+
+def _kind(change: Change) -> str:
+    """Kind of the member that a change is for."""
+    if change.struck:
+        return "detection"
+    return "measurement" if change.category is None else "classification"
+
+
+def _wrong_category(member: Json, concept: Json) -> str | None:
+    if not concept:
+        return "the category is none of those that are known of the classification"
+    if member.get("valueCodeableConcept", {}).get("coding", [])[:1] == concept["coding"][:1]:
+        return "the category is the one that stands"
+    return None
 
 
 def _quantity(change: Change) -> Json:

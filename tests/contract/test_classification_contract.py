@@ -98,9 +98,9 @@ def strict_pydicom(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def build(item: Classification, issued: datetime = ISSUED) -> bytes:
-    from fhir_ext.dicom.sr_classification import build_classification_sr
+    from fhir_ext.dicom.sr import build_sr
 
-    sr = build_classification_sr(work(), item, evidence(), issued)
+    sr = build_sr(work(classifications=(item,)), evidence(), issued)
     buffer = io.BytesIO()
     sr.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
@@ -127,6 +127,8 @@ def test_category_and_probabilities_are_read_back() -> None:
     sr = pydicom.dcmread(io.BytesIO(build(DENSITY)))
     assert sr.SOPInstanceUID == dicom_uid(work().inference_key, "sr")
     assert sr.PatientName == "Doe^Jane"
+    (procedure,) = (i for i in sr.ContentSequence if _code(i) == "121058")
+    assert procedure.ConceptCodeSequence[0].CodeValue == "71651007"
     items = _group(sr)
     assert items["129715009"].ConceptCodeSequence[0].CodeValue == "129717001"
     values = [
@@ -149,15 +151,6 @@ def test_a_refusal_is_the_value_of_the_evaluation() -> None:
 
 def test_the_same_arguments_give_the_same_bytes() -> None:
     assert build(DENSITY) == build(DENSITY)
-
-
-def test_evidence_and_a_zone_are_needed() -> None:
-    from fhir_ext.dicom.sr_classification import build_classification_sr
-
-    with pytest.raises(ValueError, match="evidence"):
-        build_classification_sr(work(), DENSITY, [], ISSUED)
-    with pytest.raises(ValueError, match="aware"):
-        build_classification_sr(work(), DENSITY, evidence(), ISSUED.replace(tzinfo=None))
 
 
 @pytest.mark.parametrize("item", [DENSITY, WITHHELD], ids=["done", "refused"])

@@ -316,7 +316,7 @@ def test_what_cannot_be_an_sr_is_an_error() -> None:
 
     with pytest.raises(ValueError, match="evidence"):
         build_sr(made(), [], ISSUED)
-    with pytest.raises(ValueError, match="measurements"):
+    with pytest.raises(ValueError, match="something to say"):
         build_sr(made(measurements=()), evidence(), ISSUED)
     with pytest.raises(ValueError, match="aware"):
         build_sr(made(), evidence(), datetime(2026, 1, 5))  # noqa: DTZ001  that is the point

@@ -270,7 +270,9 @@ def test_provenance_targets_all_and_names_agents_and_source() -> None:
         f"Device/{device_id(MODEL)}",
         f"Device/{software_device_id('0.1.0')}",
     ]
-    (source,) = provenance["entity"]
+    source, series = provenance["entity"]
+    assert series["role"] == "source"
+    assert series["what"]["identifier"]["value"] == f"urn:oid:{made.series_instance_uid}"
     study = f"ImagingStudy/{imaging_study_id(made.study_instance_uid)}"
     assert source["role"] == "source"
     assert source["what"]["reference"] == f"{study}/_history/3"
@@ -341,7 +343,7 @@ def test_what_was_replaced_before_is_not_revised_again() -> None:
     )
     bundle = bundle_of(result(), superseded=old)
     (provenance,) = resources(bundle, "Provenance")
-    assert [e["role"] for e in provenance["entity"]] == ["source"]
+    assert [e["role"] for e in provenance["entity"]] == ["source", "source"]
     assert not [e for e in bundle["entry"] if e["resource"].get("status") == "cancelled"]
 
 
@@ -385,9 +387,11 @@ def test_an_instant_needs_a_time_zone() -> None:
         bundle_of(result(), issued=datetime(2026, 1, 5))  # noqa: DTZ001  that is the point
 
 
-def test_a_service_without_codes_is_an_error() -> None:
+def test_what_we_have_no_code_for_is_an_error_of_conclusions_only() -> None:
+    made = result()
     with pytest.raises(KeyError):
-        bundle_of(replace(result(), service="unheard-of"))
+        bundle_of(replace(made, risks=(replace(made.risks[0], outcome="unheard-of"),)))
+    assert resources(bundle_of(replace(made, service="unheard-of", issues=(), risks=())), "Task")
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,11 @@ def test_the_definition_names_what_is_read() -> None:
     review = next(d for d in DEFINITIONS if d["code"] == "review")
     given = {p["name"]: p for p in review["parameter"] if p["use"] == "in"}
     assert set(given) == {"outcome", "reason", "change"}
-    assert [part["name"] for part in given["change"]["part"]] == ["target", "value"]
+    assert [part["name"] for part in given["change"]["part"]] == [
+        "target",
+        "value",
+        "category",
+        "status",
+    ]
     assert given["outcome"]["binding"]["valueSet"].endswith(codes.REVIEW_OUTCOME.id)
     assert [d["code"] for d in DEFINITIONS] == ["review", "claim", "release"]

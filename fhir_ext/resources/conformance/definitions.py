@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from fhir_ext.resources.codes import CANONICAL, LOCAL_SYSTEMS, LocalSystem
 from fhir_ext.resources.conformance.classification import CLASSIFICATION_PROFILES
+from fhir_ext.resources.conformance.findings import FINDING_PROFILES
 from fhir_ext.resources.conformance.monitoring import MONITORING_PROFILES
 from fhir_ext.resources.conformance.profiles import PROFILES
 from fhir_ext.resources.conformance.risk import RISK_PROFILES
@@ -28,6 +29,7 @@ def files() -> dict[str, str]:
                 *PROFILES,
                 *RISK_PROFILES,
                 *CLASSIFICATION_PROFILES,
+                *FINDING_PROFILES,
                 *MONITORING_PROFILES,
             )
         ),

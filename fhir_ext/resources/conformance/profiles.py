@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fhir_ext.resources import codes
-from fhir_ext.resources.codes import CANONICAL, Coding, LocalSystem, profile
+from fhir_ext.resources.codes import CANONICAL, Coding, LocalSystem, naming, profile
 
 Json = dict[str, Any]
 
@@ -84,6 +84,35 @@ def _local_coding(path: str, system: LocalSystem) -> tuple[Json, ...]:
     )
 
 
+def site_coding(path: str, kind: str) -> tuple[Json, ...]:
+    """One coding must be in a site's own system, whose codes nobody but the site defines."""
+    return (
+        {
+            "id": f"{path}.coding",
+            "path": f"{path}.coding",
+            "slicing": {
+                "discriminator": [{"type": "value", "path": "system"}],
+                "rules": "open",
+            },
+            "min": 1,
+        },
+        {
+            "id": f"{path}.coding:site",
+            "path": f"{path}.coding",
+            "sliceName": "site",
+            "min": 1,
+            "max": "1",
+        },
+        {
+            "id": f"{path}.coding:site.system",
+            "path": f"{path}.coding.system",
+            "min": 1,
+            "fixedUri": naming.site_system(kind),
+        },
+        {"id": f"{path}.coding:site.code", "path": f"{path}.coding.code", "min": 1},
+    )
+
+
 def _observation(*elements: Json) -> tuple[Json, ...]:
     """What panel and members have in common, around what is their own, in R4's order."""
     return (
@@ -99,16 +128,23 @@ _SERIES: Final = codes.SERIES_INSTANCE_UID
 def _panel(name: str) -> Json:
     """Profile of the panel of one service."""
     coding = codes.MEASUREMENT.coding(name)
+    return panel_profile(
+        name,
+        coding.display if coding.display.endswith("panel") else f"{coding.display}: panel",
+        "Groups what one model version said of one series or study.",
+        _element("Observation.code", patternCodeableConcept=_pattern(coding)),
+    )
+
+
+def panel_profile(name: str, title: str, description: str, *code: Json) -> Json:
+    """Profile of a panel; `code` says what it may be called."""
     return _profile(
         name,
         "Observation",
-        coding.display if coding.display.endswith("panel") else f"{coding.display}: panel",
-        "Groups what one model version measured on one CT series.",
+        title,
+        description,
         *_observation(
-            _element(
-                "Observation.code",
-                patternCodeableConcept=_pattern(coding),
-            ),
+            *code,
             _required("Observation.subject", "Patient"),
             _element("Observation.value[x]", max="0"),
             _required("Observation.device", "Device"),
