@@ -86,8 +86,9 @@ _INTRODUCTION = (
     "A FHIR server (HAPI) and a DICOMweb archive (Orthanc) start on this machine. Chest CTs go "
     "into the archive by STOW-RS; after that nobody touches anything: the service notices them, "
     "measures lung density, and writes the results into the FHIR server and, as DICOM SR, into "
-    "the archive. Then an app asks for a risk score, a radiologist corrects a number, and you "
-    "see what that leaves behind. [bold]Not a medical device.[/]\n"
+    "the archive. Then an app asks for a risk score, a radiologist corrects a number, and a new "
+    "version of the model comes as a shadow, goes to work, and is rolled back and recalled. "
+    "[bold]Not a medical device.[/]\n"
 )
 
 #: Columns of a terminal that does not say how wide it is, such as a log file.
@@ -103,7 +104,7 @@ def _real_study_settings() -> dict[str, str]:
 
 
 def _run(tree: Any, console: Console, folder: Path | None, begin: float) -> dict[str, Any]:
-    from fhir_ext.cli import demo_calls, demo_report, demo_studies
+    from fhir_ext.cli import demo_calls, demo_models, demo_report, demo_studies
     from fhir_ext.cli.parts import Parts
     from fhir_ext.clients.dicomweb import DicomWebClient
 
@@ -134,13 +135,17 @@ def _run(tree: Any, console: Console, folder: Path | None, begin: float) -> dict
     calls = demo_calls.show_calls(tree.urls, parts, archive, cases, say)
     for table in calls.tables():
         console.print(table)
-    problems = [*report.problems, *calls.problems]
+    models = demo_models.show_models(parts, archive, DEMO_SYSTEM, say)
+    for table in models.tables():
+        console.print(table)
+    problems = [*report.problems, *calls.problems, *models.problems]
     summary = {
         "ok": not problems,
         "seconds": round(time.monotonic() - begin, 1),
         "urls": tree.urls,
         "studies": [series.as_json() for series in report.series],
         **calls.as_json(),
+        **models.as_json(),
         "problems": problems,
     }
     path = tree.directory / "demo.json"

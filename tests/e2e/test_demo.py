@@ -24,6 +24,11 @@ def run_demo(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess
     return done, json.loads((folder / "run" / "demo.json").read_text())
 
 
+def density(entry: dict) -> dict:
+    (found,) = [item for item in entry["services"] if item["service"] == "lung-density"]
+    return found
+
+
 def test_demo_ends_with_results_beside_the_truth(tmp_path: Path) -> None:
     done, summary = run_demo(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -35,12 +40,21 @@ def test_demo_ends_with_results_beside_the_truth(tmp_path: Path) -> None:
     for entry in summary["studies"]:
         assert entry["study_instance_uid"]
         assert entry["series_instance_uid"]
-        (service,) = entry["services"]
-        assert service["service"] == "lung-density"
+        service = density(entry)
         assert service["status"] == "done"
         assert service["measurements"]["lung-volume"]["unit"] == "mL"
-    sharp = [
-        e["services"][0] for e in summary["studies"] if "laa-950" in e["services"][0]["withheld"]
-    ]
+    densities = [density(entry) for entry in summary["studies"]]
+    sharp = [service for service in densities if "laa-950" in service["withheld"]]
     assert len(sharp) == 2
     assert all(service["reason"].startswith("kernel") for service in sharp)
+    assert [row[0].split()[0] for row in summary["models"]] == [
+        "install",
+        "test",
+        "shadow",
+        "activate",
+        "rollback",
+        "recall",
+    ]
+    assert summary["shadow"]["lung-volume/lungs"] < -5
+    assert summary["recall"]["withdrawn"] > 10
+    assert summary["recall"]["studies"] == 1
