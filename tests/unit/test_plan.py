@@ -10,6 +10,8 @@ from operations.analyze.plan import Plan, VersionRef, age_years, make_plan
 from operations.analyze.rules import Rules, load_rules
 
 SHIPPED = load_rules(None)
+#: The rule of lung density alone, so that others do not say why they are not applied.
+DENSITY = Rules(services=tuple(r for r in SHIPPED.services if r.service == "lung-density"))
 
 
 def _study(**series: object) -> dict[str, object]:
@@ -24,7 +26,7 @@ def _plan(study: dict[str, object], **kwargs: object) -> object:
         "assigned": {"lung-density": Assignment("1.0.0")},
         **kwargs,
     }
-    return _made(SHIPPED, study, **arguments)
+    return _made(DENSITY, study, **arguments)
 
 
 def _made(rules: Rules, study: dict[str, object], **arguments: object) -> Plan:
@@ -56,6 +58,77 @@ def test_each_condition_gives_its_reason(
     plan = _plan(_study(**series), **kwargs)
     assert plan.jobs == ()
     assert [(item.reason, item.seen) for item in plan.not_applied] == [(reason, seen)]
+
+
+IMAGES = {"segment-measurements": "segmented-volume", "breast-density": "mammograms"}
+
+
+def _shipped(*series: tuple[str, int, str], born: str = "1960-01-01") -> dict[str, set[str]]:
+    """Service to the series that it looks at, by the shipped rules with everything installed.
+
+    Args:
+        series: modality, instances, SNOMED CT code of the body site (or empty).
+    """
+    listed = [
+        {
+            "uid": f"1.{number}",
+            "modality": {"code": modality},
+            "numberOfInstances": instances,
+            **({"bodySite": {"code": site}} if site else {}),
+        }
+        for number, (modality, instances, site) in enumerate(series, start=1)
+    ]
+    plan = make_plan(
+        SHIPPED,
+        {"started": "2026-05-04T10:00:00+00:00", "series": listed},
+        birth_date=born,
+        programs=frozenset(),
+        assigned={rule.service: Assignment("1.0.0") for rule in SHIPPED.services},
+        images=lambda service, _version: IMAGES.get(service, "volume"),
+    )
+    found: dict[str, set[str]] = {}
+    for job in plan.jobs:
+        for version in job.versions:
+            looked = {job.series_instance_uid}
+            if job.mammograms:
+                looked |= {item.series_instance_uid for item in job.further}
+            found.setdefault(version.service, set()).update(looked)
+    return found
+
+
+def test_the_shipped_rules_name_a_service_once() -> None:
+    names = [rule.service for rule in SHIPPED.services]
+    assert names == ["lung-density", "segment-measurements", "breast-density", "nodule-detection"]
+
+
+CHEST, ABDOMEN, HEAD = "816094009", "818981001", "69536005"
+
+
+@pytest.mark.parametrize(
+    ("series", "services"),
+    [
+        ([("CT", 120, CHEST)], {"lung-density", "nodule-detection"}),
+        ([("CT", 120, "")], {"lung-density"}),
+        (
+            [("CT", 120, CHEST), ("SEG", 1, "")],
+            {"lung-density", "nodule-detection", "segment-measurements"},
+        ),
+        ([("CT", 4, ABDOMEN), ("SEG", 1, "")], {"segment-measurements"}),
+        ([("CT", 2, ABDOMEN), ("SEG", 1, "")], set()),
+        ([("CT", 120, HEAD), ("SEG", 1, "")], set()),
+        ([("MG", 1, "")], {"breast-density"}),
+        ([("MR", 120, CHEST), ("SEG", 1, "")], set()),
+    ],
+    ids=str,
+)
+def test_shipped_rules(series: list[tuple[str, int, str]], services: set[str]) -> None:
+    assert _shipped(*series).keys() == services
+    assert _shipped(*series, born="2015-01-01") == {}
+
+
+def test_mammograms_of_a_study_are_looked_at_together() -> None:
+    views = [("MG", 1, "76752008")] * 4
+    assert _shipped(*views) == {"breast-density": {"1.1", "1.2", "1.3", "1.4"}}
 
 
 @pytest.mark.parametrize(("unknown", "planned"), [("apply", True), ("skip", False)])
