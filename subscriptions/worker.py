@@ -20,7 +20,9 @@ from fhir_ext.store.engine import create_store_engine, queue_url
 from fhir_ext.store.repository import Repository
 from fhir_ext.store.samples import SampleStore
 from fhir_ext.telemetry import Metrics
+from models.runtime.budget import PixelBudget
 from models.runtime.host import Host
+from models.runtime.lane import BatchRan
 from operations.analyze.rules import load_rules
 from operations.analyze.service import AnalyzeService
 from operations.model_drift.service import DriftService
@@ -135,6 +137,18 @@ def chore_handlers(
     }
 
 
+def _count_batch(metrics: Metrics, ran: BatchRan) -> None:
+    metrics.model_batch(
+        ran.service,
+        ran.version,
+        ran.device,
+        items=ran.items,
+        busy_seconds=ran.busy_seconds,
+        waited_seconds=ran.waited_seconds,
+        failed=ran.failed,
+    )
+
+
 @contextmanager
 def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
     """Everything a worker process does, for as long as the context is open.
@@ -145,11 +159,17 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
     repository = Repository(create_store_engine(settings.database.url))
     fhir, archive = FhirClient(settings.fhir), DicomWebClient(settings.archive, settings.limits)
     queue = WorkQueue(settings.database.url)
-    host = Host.from_settings(settings)
+    host = Host.from_settings(settings, lambda ran: _count_batch(metrics, ran))
     models = WorkerModels.build(settings, repository, queue, host)
     rules = load_rules(settings.worker.rules_file)
     analyze = AnalyzeService.build(
-        fhir, archive, models.registry, rules, settings.limits, models.states
+        fhir,
+        archive,
+        models.registry,
+        rules,
+        settings.limits,
+        models.states,
+        PixelBudget(settings.models.pixel_bytes),
     )
     workflow = StudyWorkflow(analyze, repository, settings.intake, metrics)
     samples = SampleStore(repository.engine)

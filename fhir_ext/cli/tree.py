@@ -153,6 +153,8 @@ class Tree:
             "FHIR_EXT_TELEMETRY__WORKER_METRICS_PORT": str(metrics),
             "FHIR_EXT_TELEMETRY__LOG_SALT": secrets.token_urlsafe(16),
             "FHIR_EXT_WORKER__EXECUTOR_ID": "local",
+            "FHIR_EXT_MODELS__FOLDER": str(self.directory / "models"),
+            "FHIR_EXT_MODELS__INBOX": str(self.directory / "model-inbox"),
             **issuer_settings(self.directory, issuer, service.rstrip("/")),
             **self._extra,
         }
