@@ -43,7 +43,7 @@ _HANDS_OUT: Final = frozenset(
 
 #: Types of which a result is made; a search of another type may bring one along.
 _RESULTS: Final = frozenset({"DetectedIssue", "Observation", "RiskAssessment", "Task"})
-_BRINGS_ALONG: Final = re.compile(r"_(rev)?include|\$everything")
+_BRINGS_ALONG: Final = re.compile(r"_(rev)?include")
 
 #: Subscriptions by which this software is told of work; they are no receivers.
 _OWN: Final = "fhir-ext-"
@@ -310,6 +310,8 @@ def _may_hold(event: Json, asked: set[str | None]) -> bool:
     """Whether the answer to a search or an operation may have held a result."""
     if asked & {"read", "vread", "history-instance"}:
         return False
+    if asked & {"operation", "batch", "transaction"}:
+        return True
     query = next(filter(None, map(_query, event.get("entity", []))), None)
     if query is None:
         return True

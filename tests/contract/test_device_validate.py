@@ -9,19 +9,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from result_samples import MODEL, context, result
+from recall_samples import write_result
+from result_samples import MODEL, context
 
 from fhir_ext.clients.fhir import FhirClient
 from fhir_ext.resources.bundle import result_bundle
 from fhir_ext.resources.conformance import load_bundle
 from fhir_ext.resources.device import is_recalled
-from fhir_ext.resources.ids import device_id, imaging_study_id, model_card_id, recall_provenance_id
+from fhir_ext.resources.ids import device_id, model_card_id, recall_provenance_id
 from fhir_ext.resources.recall import Counts, Recall
 from fhir_ext.results import ModelIdentity, ServiceResult
 from fhir_ext.settings import FhirSettings
 from models.lifecycle import State
 from models.registry import Registry
-from operations.analyze.prepare import Prepared
 from operations.analyze.write_fhir import ResultWriter
 from operations.model_registry.publish import publish_version
 from operations.model_registry.recall import Recaller, devices_of, groups_of
@@ -60,23 +60,7 @@ def recall_for(model: ModelIdentity) -> Recall:
 
 
 def written(fhir: FhirClient, model: ModelIdentity) -> ServiceResult:
-    study = f"1.2.826.0.1.3680043.8.498.4713.{uuid.uuid4().int % 10**12}"
-    of = result(study=study, series=f"{study}.1", model=model)
-    fhir.put(
-        {
-            "resourceType": "ImagingStudy",
-            "id": imaging_study_id(study),
-            "status": "available",
-            "subject": {"reference": PATIENT},
-            "identifier": [{"system": "urn:dicom:uid", "value": f"urn:oid:{study}"}],
-        }
-    )
-    prepared = Prepared(
-        "work", imaging_study_id(study), version="1", study_instance_uid=study,
-        patient_reference=PATIENT,
-    )  # fmt: skip
-    ResultWriter(fhir).write(prepared, [of], datetime.now(UTC))
-    return of
+    return write_result(fhir, model, PATIENT)
 
 
 def errors(fhir: FhirClient, resource: Json) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +14,9 @@ from review_samples import MemoryFhir
 from fhir_ext.resources.bundle import result_bundle
 from fhir_ext.resources.ids import device_id, imaging_study_id
 from fhir_ext.resources.recall import Recall
-from fhir_ext.results import ServiceResult
+from fhir_ext.results import ModelIdentity, ServiceResult
+from operations.analyze.prepare import Prepared
+from operations.analyze.write_fhir import ResultWriter
 
 Json = dict[str, Any]
 
@@ -87,6 +90,31 @@ def add(fhir: MemoryFhir, number: int, **changes: Any) -> ServiceResult:
             or entry["request"]["url"] not in fhir.store
         ):
             fhir.put(entry["resource"])
+    return of
+
+
+def write_result(fhir: Any, model: ModelIdentity, patient: str) -> ServiceResult:
+    """Write one result of a version for a study of its own, as a worker does; no pixels."""
+    study = f"1.2.826.0.1.3680043.8.498.4713.{uuid.uuid4().int % 10**12}"
+    of = result(study=study, series=f"{study}.1", model=model)
+    fhir.put(
+        {
+            "resourceType": "ImagingStudy",
+            "id": imaging_study_id(study),
+            # Not `available`: nobody is to look for it in the archive.
+            "status": "registered",
+            "subject": {"reference": patient},
+            "identifier": [{"system": "urn:dicom:uid", "value": f"urn:oid:{study}"}],
+        }
+    )
+    prepared = Prepared(
+        "work",
+        imaging_study_id(study),
+        version="1",
+        study_instance_uid=study,
+        patient_reference=patient,
+    )
+    ResultWriter(fhir).write(prepared, [of], datetime.now(UTC))
     return of
 
 
