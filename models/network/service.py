@@ -13,7 +13,7 @@ from fhir_ext.dicom.volume import CTVolume
 from fhir_ext.results import Refusal
 from models.manifest import Detections, Manifest, MeasurementOutput, Segmentation
 from models.manifest.outputs import Output
-from models.manifest.runtimes import NetworkRuntime
+from models.manifest.runtimes import NetworkRuntime, OperatorsRuntime
 from models.network.checks import check_outputs
 from models.network.grid import Grid, grid_of, patch_of
 from models.network.layout import Shape, layout_of
@@ -24,6 +24,7 @@ from models.network.places import Places
 from models.network.review import review_of
 from models.network.said import Collector, Said
 from models.network.segments import Mask
+from models.registry import NotInstalledError
 from models.runtime.base import Array
 from models.runtime.host import Host, Pending
 from models.service import ModelInput, ServiceOutput
@@ -143,8 +144,11 @@ def create(manifest: Manifest, folder: Path, host: Host) -> Network:
     """What `models.registry` calls for a manifest without code of its own.
 
     Raises:
+        NotInstalledError: its runtime is code, and there is none.
         ManifestError: see `Network`.
     """
+    if isinstance(manifest.runtime, OperatorsRuntime):
+        raise NotInstalledError(f"service {manifest.id} cannot run here: its code is missing")
     return Network(manifest, folder, host)
 
 
