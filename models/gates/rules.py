@@ -30,7 +30,7 @@ RULES: Final[Mapping[str, str]] = MappingProxyType(
         "patient-age": "The patient's age is outside the accepted range.",
         "burned-in-annotation": "Text is burned into the pixels.",
         "photometric-interpretation": "The pixels are stored as other than the accepted values.",
-        "image-size": "The image has fewer rows or columns than the model looks at.",
+        "image-size": "The image is smaller or larger than what the model looks at.",
         "pixel-spacing": "The size of a pixel is not stated, not calibrated, or out of range.",
         "view-position": "The projection is not stated, or not an accepted one.",
         "presentation-intent": "Only raw images are there, not those made for reading.",

@@ -121,7 +121,11 @@ REFUSAL_REASON: Final = LocalSystem(
         ),
         ("missing-view", "View missing", "A view that is needed is not there."),
         ("duplicate-view", "View twice", "A view that is needed is there more than once."),
-        ("image-size", "Image too small", "The image is smaller than what the model looks at."),
+        (
+            "image-size",
+            "Image size",
+            "The image is smaller or larger than what the model looks at.",
+        ),
         (
             "patient-orientation",
             "Orientation contradicts",
