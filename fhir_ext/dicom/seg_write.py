@@ -24,7 +24,7 @@ from highdicom.seg import Segmentation as SegmentationObject
 from highdicom.seg import SegmentDescription
 from pydicom import Dataset
 from pydicom.sr.codedict import codes as dictionary
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pydicom.valuerep import DA, TM
 
 from fhir_ext.dicom.inherit import finish, local_time, restore, usable_header
@@ -118,6 +118,7 @@ def build_segmentation(
         content_time=local.time().replace(microsecond=0),
     )
     found.CodingSchemeIdentificationSequence = [our_scheme()]
+    _refer_to(found, str(first.SOPClassUID))
     restore(found, first, sources[0])
     finish(found, first, local)
     _fix_dimension_uid(found, dicom_uid(inference_key, "seg-dimensions"))
@@ -189,13 +190,15 @@ def _sources(volume: CTVolume) -> list[Dataset]:
     """Headers that highdicom can place.
 
     An enhanced object keeps the places of its frames in functional groups that are not part
-    of the evidence: it is referred to as a whole.
+    of the evidence: it is described as one slice, so that no frame is named, and `_refer_to`
+    says afterwards what it is.
     """
     found = [usable_header(volume.evidence[0]), *volume.evidence[1:]]
     if "NumberOfFrames" not in found[0]:
         return found
     whole = copy.deepcopy(found[0])
     del whole.NumberOfFrames
+    whole.SOPClassUID = CTImageStorage
     geometry = volume.geometry
     _, row_mm, column_mm = geometry.spacing_mm
     whole.Rows, whole.Columns = volume.voxels.shape[1:]
@@ -206,6 +209,23 @@ def _sources(volume: CTVolume) -> list[Dataset]:
     row = np.array(geometry.row_step) / row_mm
     whole.ImageOrientationPatient = [float(round(value, 9)) for value in (*column, *row)]
     return [whole]
+
+
+def _refer_to(document: Dataset, sop_class_uid: str) -> None:
+    """Say of which SOP class the one source object is."""
+    items = [
+        instance
+        for series in document.ReferencedSeriesSequence
+        for instance in series.ReferencedInstanceSequence
+    ]
+    items += [
+        source
+        for frame in document.PerFrameFunctionalGroupsSequence
+        for derivation in frame.get("DerivationImageSequence", ())
+        for source in derivation.SourceImageSequence
+    ]
+    for item in items:
+        item.ReferencedSOPClassUID = sop_class_uid
 
 
 def _made(source: Dataset) -> datetime:
