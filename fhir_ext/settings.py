@@ -145,7 +145,7 @@ class IntakeSettings(Group):
 
 
 class DatabaseSettings(Group):
-    """Our own database: queue, watermarks, progress. Clinical data never live here."""
+    """Our own database: queue, watermarks, progress, samples of what models said, of nobody."""
 
     url: str = Field(
         "sqlite:///.run/fhir-ext.sqlite",

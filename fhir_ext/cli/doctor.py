@@ -77,6 +77,7 @@ def inspect(settings: Settings) -> list[Finding]:
         _disk(settings),
         *_models(parts),
         *_parked(parts),
+        *_drift(parts),
         *_chores(parts),
         _journal(settings),
     ]
@@ -199,6 +200,21 @@ def _parked(parts: Parts) -> list[Finding]:
             "unmatched studies", unmatched == 0, str(unmatched), "see `fhir-ext patients list`"
         ),
     ]
+
+
+def _drift(parts: Parts) -> list[Finding]:
+    """Model versions that are not what they were, as monitoring found in its last window."""
+    from fhir_ext.store.repository import now
+    from fhir_ext.store.samples import SampleStore
+
+    samples = SampleStore(parts.repository.engine)
+    try:
+        alerts = samples.alerts(now() - parts.settings.monitoring.window)
+    except SQLAlchemyError:
+        return []
+    seen = ", ".join(f"{alert.service} {alert.version}: {alert.kind}" for alert in alerts)
+    advice = "see `fhir-ext model drift SERVICE VERSION`"
+    return [Finding("model drift", not alerts, seen or "none found", advice)]
 
 
 def _chores(parts: Parts) -> list[Finding]:

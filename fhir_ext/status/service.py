@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import quote
 
@@ -18,6 +18,7 @@ from fhir_ext.status import words
 from fhir_ext.status.checks import CHECK_LIMIT, Check, HealthMonitor, HealthState
 from fhir_ext.status.numbers import Numbers, NumbersReader
 from fhir_ext.status.views import (
+    AlertView,
     CellView,
     MeasurementView,
     QueueView,
@@ -28,6 +29,8 @@ from fhir_ext.status.views import (
     UnmatchedView,
 )
 from fhir_ext.store.repository import Repository, now
+from fhir_ext.store.sample_tables import ModelAlert
+from fhir_ext.store.samples import SampleStore
 from fhir_ext.store.tables import ArchiveStudy, ServiceOutcome, StudyRun
 
 __all__ = ["HealthState", "QueueState", "StatusDeps", "StatusService"]
@@ -40,6 +43,9 @@ RUNS_PER_STUDY: Final = 4
 
 #: A queue whose oldest study waits longer (s) needs attention (docs/operations.md).
 OLDEST_LIMIT: Final = 600.0
+
+#: For how long an alert about a model version is shown.
+ALERTS_SHOWN: Final = timedelta(days=7)
 
 #: States of `ArchiveStudy` that nothing but a human or a new instance changes.
 STUCK: Final = ("unmatched", "failed")
@@ -140,6 +146,10 @@ class StatusService:
             parked=[self._study(runs) for runs in parked.values() if runs[0].state == "parked"],
             unmatched=[_unmatched(study) for study in stuck],
             arriving=len(repository.archive_studies("settling")),
+            alerts=[
+                self._alert(alert)
+                for alert in SampleStore(repository.engine).alerts(now() - ALERTS_SHOWN)
+            ],
         )
 
     def _with_queue(self, view: StatusView) -> StatusView:
@@ -254,6 +264,19 @@ class StatusService:
                 observation=self._url("Observation", member.observation_id),
             )
         return list(rows.values())
+
+    def _alert(self, alert: ModelAlert) -> AlertView:
+        return AlertView(
+            service=alert.service,
+            version=alert.version,
+            kind=alert.kind,
+            kind_words=words.alert_words(alert.kind),
+            severity=alert.severity,
+            findings=[str(finding["text"]) for finding in alert.findings],
+            since=_iso(alert.at),
+            issue=self._url("DetectedIssue", alert.id),
+            command=f"{_command('model drift', alert.service)} {shlex.quote(alert.version)}",
+        )
 
     def _url(self, resource_type: str, resource_id: str) -> str:
         return f"{self._deps.fhir_url.rstrip('/')}/{resource_type}/{quote(resource_id, safe='')}"

@@ -6,7 +6,7 @@ durations are seconds. A field ending in `words` is for people; the code beside 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from fhir_ext.status.checks import HealthState
@@ -170,6 +170,27 @@ class UnmatchedView:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertView:
+    """A change that monitoring found in a model version, and the command that shows it.
+
+    Attributes:
+        kind: code in the CodeSystem `model-alert`.
+        findings: sentences; counts and statistics over many results.
+        issue: URL of the DetectedIssue.
+    """
+
+    service: str
+    version: str
+    kind: str
+    kind_words: str
+    severity: str
+    findings: list[str]
+    since: str
+    issue: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
 class StatusView:
     """The whole page.
 
@@ -180,6 +201,7 @@ class StatusView:
         unmatched: the worklist: no single Patient matches, or the study cannot be read.
         arriving: studies of the archive that still grow or are about to be announced.
         more: whether there are more studies than are shown.
+        alerts: model versions that lately drifted.
     """
 
     time: str
@@ -193,3 +215,4 @@ class StatusView:
     studies: list[StudyView]
     more: bool
     links: dict[str, str]
+    alerts: list[AlertView] = field(default_factory=list)

@@ -10,6 +10,7 @@ from typing import Final
 from fhir_ext.resources.codes import (
     ERROR,
     MEASUREMENT,
+    MODEL_ALERT,
     NOT_APPLIED_REASON,
     REFUSAL_REASON,
     REGION_TEXT,
@@ -85,6 +86,11 @@ def region_words(code: str) -> str:
 
 def unit_words(code: str) -> str:
     return UNIT_TEXT.get(code, code)
+
+
+def alert_words(kind: str) -> str:
+    """What an alert about a model version says."""
+    return _display((MODEL_ALERT,), kind)
 
 
 def _display(systems: Sequence[LocalSystem], code: str | None) -> str:
