@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fhir_ext.dicom.mammography import Mammogram
+from fhir_ext.dicom.radiograph import Radiograph
 from fhir_ext.dicom.seg import Segmentation
+from fhir_ext.dicom.seg_image import ImageSegmentation
 from fhir_ext.dicom.volume import CTVolume
 from fhir_ext.results import (
     Classification,
@@ -32,6 +34,9 @@ class ModelInput:
         volume: the stack of one series (`volume`, `segmented-volume`).
         segmentations: SEG objects in the frame of reference of the volume.
         mammograms: all 2D mammograms of the study, in any order (`mammograms`).
+        radiographs: all CR and DX images of the study, in any order (`radiographs`,
+            `segmented-radiographs`).
+        image_segmentations: SEG objects that refer to radiographs (`segmented-radiographs`).
         study: what tells studies apart for fairness between them; nothing is read from it.
         urgent: the request behind the study is urgent, asap or stat.
     """
@@ -39,6 +44,8 @@ class ModelInput:
     volume: CTVolume | None = None
     segmentations: tuple[Segmentation, ...] = ()
     mammograms: tuple[Mammogram, ...] = ()
+    radiographs: tuple[Radiograph, ...] = ()
+    image_segmentations: tuple[ImageSegmentation, ...] = ()
     study: str = ""
     urgent: bool = False
 

@@ -141,12 +141,19 @@ class Segmentation:
         Raises:
             RefusedInput: `corrupt-pixels`.
         """
-        stored = self.frames[frame]
-        if self.kind == "LABELMAP":
-            return np.asarray(stored == number)
-        if self.kind == "FRACTIONAL":
-            return np.asarray(2 * stored.astype(np.int32) >= self.frames.maximum)
-        return np.asarray(stored != 0)
+        return pixels_of(self.frames, self.kind, frame, number)
+
+
+def pixels_of(
+    frames: SegmentFrames, kind: SegmentationType, frame: int, number: int
+) -> npt.NDArray[np.bool_]:
+    """See `Segmentation.mask`."""
+    stored = frames[frame]
+    if kind == "LABELMAP":
+        return np.asarray(stored == number)
+    if kind == "FRACTIONAL":
+        return np.asarray(2 * stored.astype(np.int32) >= frames.maximum)
+    return np.asarray(stored != 0)
 
 
 def read_segmentation(part: bytes | memoryview, limits: LimitSettings) -> Segmentation:
@@ -163,20 +170,47 @@ def read_segmentation(part: bytes | memoryview, limits: LimitSettings) -> Segmen
             `unsupported-transfer-syntax`, `corrupt-pixels`, `truncated`, `too-large`,
             `not-dicom`.
     """
+    try:
+        return _placed(open_segmentation(part, limits))
+    except PARSE_ERRORS as error:
+        raise RefusedInput("a segmentation is corrupt", code="not-dicom") from error
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSegmentation:
+    """A SEG whose pixels and segments are known, but not yet where they lie.
+
+    Attributes:
+        header: everything before the pixels.
+        groups: functional groups of the frames.
+        kind, content_time, segments, frame_segments, frames: as in `Segmentation`.
+    """
+
+    header: Dataset
+    groups: FunctionalGroups
+    kind: SegmentationType
+    content_time: str
+    segments: tuple[SegmentIdentity, ...]
+    frame_segments: npt.NDArray[np.int64]
+    frames: SegmentFrames
+
+    def uid(self, keyword: str) -> str:
+        return str(self.header.get(keyword) or "")
+
+
+def open_segmentation(part: bytes | memoryview, limits: LimitSettings) -> OpenedSegmentation:
+    """As `read_segmentation`, short of the geometry; what a header holds may raise PARSE_ERRORS."""
     view = memoryview(part)
     if len(view) > limits.instance_bytes:
         raise RefusedInput("a segmentation is over the size limit", code="too-large")
     raw = take_apart(view, limits.instance_bytes)
     if raw.pixels_missing:
         raise RefusedInput("a segmentation ends before its pixels do", code="truncated")
-    try:
-        header = read_dataset(BytesIO(raw.dataset), raw.implicit, True)
-        return _read(header, raw, limits)
-    except PARSE_ERRORS as error:
-        raise RefusedInput("a segmentation is corrupt", code="not-dicom") from error
+    header = read_dataset(BytesIO(raw.dataset), raw.implicit, True)
+    return _open(header, raw, limits)
 
 
-def _read(header: Dataset, raw: RawInstance, limits: LimitSettings) -> Segmentation:
+def _open(header: Dataset, raw: RawInstance, limits: LimitSettings) -> OpenedSegmentation:
     kind = _TYPES.get(str(header.get("SegmentationType") or ""))
     storage = str(header.get("SOPClassUID") or "")
     if kind is None or storage not in (SegmentationStorage, _LABEL_MAP_STORAGE):
@@ -187,29 +221,35 @@ def _read(header: Dataset, raw: RawInstance, limits: LimitSettings) -> Segmentat
     segments = tuple(identity for identity in described if identity.number > 0)
     if not segments or len({segment.number for segment in segments}) < len(segments):
         raise RefusedInput("segments are missing or doubled", code="not-a-segmentation")
-    reference = str(header.get("FrameOfReferenceUID") or "")
-    if not reference:
-        raise RefusedInput("no frame of reference is named", code="seg-frame-of-reference")
-    groups = _Groups(header, len(frames))
+    groups = FunctionalGroups(header, len(frames))
     numbers = np.zeros(len(frames), dtype=np.int64)
     if kind != "LABELMAP":
         numbers[:] = [_segment_number(groups, index) for index in range(len(frames))]
     moment = f"{header.get('ContentDate') or ''}{header.get('ContentTime') or ''}"
-    return Segmentation(
-        study_instance_uid=str(header.get("StudyInstanceUID") or ""),
-        series_instance_uid=str(header.get("SeriesInstanceUID") or ""),
-        sop_instance_uid=str(header.get("SOPInstanceUID") or ""),
-        frame_of_reference_uid=reference,
-        kind=kind,
-        content_time=moment.partition(".")[0],
-        segments=segments,
-        grid=_grid(groups, len(frames)),
-        frame_segments=numbers,
-        frames=frames,
+    return OpenedSegmentation(
+        header, groups, kind, moment.partition(".")[0], segments, numbers, frames
     )
 
 
-class _Groups:
+def _placed(opened: OpenedSegmentation) -> Segmentation:
+    reference = opened.uid("FrameOfReferenceUID")
+    if not reference:
+        raise RefusedInput("no frame of reference is named", code="seg-frame-of-reference")
+    return Segmentation(
+        study_instance_uid=opened.uid("StudyInstanceUID"),
+        series_instance_uid=opened.uid("SeriesInstanceUID"),
+        sop_instance_uid=opened.uid("SOPInstanceUID"),
+        frame_of_reference_uid=reference,
+        kind=opened.kind,
+        content_time=opened.content_time,
+        segments=opened.segments,
+        grid=_grid(opened.groups, len(opened.frames)),
+        frame_segments=opened.frame_segments,
+        frames=opened.frames,
+    )
+
+
+class FunctionalGroups:
     """Functional groups of the frames, else the shared ones (PS3.3 C.7.6.16)."""
 
     def __init__(self, header: Dataset, count: int) -> None:
@@ -224,14 +264,14 @@ class _Groups:
         return next(iter(own or self._shared.get(keyword) or ()), Dataset())
 
 
-def _segment_number(groups: _Groups, index: int) -> int:
+def _segment_number(groups: FunctionalGroups, index: int) -> int:
     item = groups.item(index, "SegmentIdentificationSequence")
     number = item.get("ReferencedSegmentNumber")
     # A vector is what some writers make of a frame that belongs to one segment.
     return int(number if isinstance(number, int) else number[0])
 
 
-def _grid(groups: _Groups, count: int) -> SegGrid:
+def _grid(groups: FunctionalGroups, count: int) -> SegGrid:
     """Planes of all frames; they must share direction and pixel spacing."""
     rows = [_plane(groups, index) for index in range(count)]
     table = np.array(rows, dtype=np.float64)
@@ -248,7 +288,7 @@ def _grid(groups: _Groups, count: int) -> SegGrid:
     return SegGrid(origins, column, row, (float(spacings[0, 0]), float(spacings[0, 1])), step)
 
 
-def _plane(groups: _Groups, index: int) -> tuple[float, ...]:
+def _plane(groups: FunctionalGroups, index: int) -> tuple[float, ...]:
     """Position, orientation and pixel spacing of one frame: 11 numbers."""
     measures = groups.item(index, "PixelMeasuresSequence")
     spacing = _numbers(measures, "PixelSpacing")

@@ -25,7 +25,7 @@ def facts(given: ModelInput | None) -> dict[str, str]:
 
     `manufacturer`, `scanner` and `kernel` are names as the header has them, without odd
     spaces; `slice-thickness` is in mm to 0.1; `age-band` is ten years wide, `90+` the last;
-    `sex` is `F`, `M` or `O`. Of mammograms the first one speaks.
+    `sex` is `F`, `M` or `O`. Of single images the first one speaks.
 
     Args:
         given: what the versions were shown; None when nothing of it could be read.
@@ -44,9 +44,9 @@ def facts(given: ModelInput | None) -> dict[str, str]:
 def _acquisition(given: ModelInput | None) -> Acquisition:
     if given is not None and given.volume is not None:
         return given.volume.acquisition
-    if given is not None and given.mammograms:
-        first = min(given.mammograms, key=lambda shown: shown.sop_instance_uid)
-        return first.details
+    images = () if given is None else (*given.mammograms, *given.radiographs)
+    if images:
+        return min(images, key=lambda shown: shown.sop_instance_uid).details
     return Acquisition(modality="")
 
 

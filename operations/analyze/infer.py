@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fhir_ext.clients.dicomweb import DicomWebClient
-from fhir_ext.dicom.mammography import read_mammogram
 from fhir_ext.dicom.seg import Segmentation, read_segmentation
 from fhir_ext.errors import FhirExtError, ParkedWork, RefusedInput, SettingsError
 from fhir_ext.resources.ids import inference_key
@@ -24,6 +23,7 @@ from operations.analyze.fetch import FetchedObjects, FetchedSeries, fetch_object
 from operations.analyze.outputs import complete
 from operations.analyze.pixel_bytes import image_bytes, room_for
 from operations.analyze.plan import SeriesJob, SeriesRef, VersionRef
+from operations.analyze.single_images import READABLE, SingleImage, of_images, reader_of
 from operations.analyze.store_dicom import store_masks
 
 
@@ -148,7 +148,7 @@ class Analyzer:
         )
 
     def _shown(self, study_instance_uid: str, job: SeriesJob, urgent: bool) -> _Shown:
-        show = self._mammograms if job.mammograms else self._stack
+        show = self._images if job.whole_study else self._stack
         return show(study_instance_uid, job, urgent)
 
     def _stack(self, study_instance_uid: str, job: SeriesJob, urgent: bool) -> _Shown:
@@ -192,21 +192,22 @@ class Analyzer:
             rejected=_sum(stack.rejected, segments.rejected),
         )
 
-    def _mammograms(self, study_instance_uid: str, job: SeriesJob, urgent: bool) -> _Shown:
+    def _images(self, study_instance_uid: str, job: SeriesJob, urgent: bool) -> _Shown:
+        """All images of a kind that the study has."""
         first = SeriesRef(job.series_instance_uid, job.instance_count)
-        found = fetch_objects(
+        found: FetchedObjects[SingleImage] = fetch_objects(
             self.archive,
             self.limits,
             study_instance_uid,
             (first, *job.further),
-            read_mammogram,
+            reader_of(job.kind),
         )
-        given = ModelInput(mammograms=found.objects, study=study_instance_uid, urgent=urgent)
-        if found.objects:
+        given = replace(of_images(found.objects), study=study_instance_uid, urgent=urgent)
+        if given.mammograms or given.radiographs:
             return _Shown(given, found.listed_uids, (), rejected=found.rejected)
         count = sum(found.rejected.values())
         code = max(found.rejected, key=lambda key: found.rejected[key], default="no-slices")
-        refusal = Refusal(code, f"{count} unusable instances", "readable 2D mammograms")
+        refusal = Refusal(code, f"{count} unusable instances", READABLE[job.kind])
         return _Shown(None, found.listed_uids, (), refusal=refusal, rejected=found.rejected)
 
     def _unusable(self, study_instance_uid: str, job: SeriesJob, code: str) -> FetchedSeries:
@@ -255,7 +256,7 @@ class Analyzer:
             frame_of_reference_uid=shown.frame_of_reference_uid if output.detections else "",
             seg_instance_uid=segments.sop_instance_uid if segments else None,
             seg_series_instance_uid=segments.series_instance_uid if segments else None,
-            whole_study=job.mammograms,
+            whole_study=job.whole_study,
             review=review_of(manifest, output),
         )
 

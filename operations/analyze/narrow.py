@@ -13,7 +13,15 @@ from fhir_ext.resources.codes import BODY_PARTS
 from models.manifest import Manifest
 from models.manifest.selection import SeriesFacts, select
 from models.registry import Registry
-from operations.analyze.plan import NO_SEGMENTATION, NotApplied, Plan, SeriesJob, VersionRef
+from operations.analyze.plan import (
+    NO_SEGMENTATION,
+    SEGMENTATION,
+    NotApplied,
+    Plan,
+    SeriesJob,
+    SeriesRef,
+    VersionRef,
+)
 
 Json = dict[str, Any]
 
@@ -47,7 +55,7 @@ class Narrower:
     def _preferred(
         self, jobs: Sequence[SeriesJob], study: Json, dropped: list[NotApplied]
     ) -> Iterator[SeriesJob]:
-        stacks = [job for job in jobs if not job.mammograms]
+        stacks = [job for job in jobs if not job.whole_study]
         described = {series["uid"]: series for series in study.get("series", [])}
         unwanted: set[tuple[str, VersionRef]] = set()
         for version in dict.fromkeys(version for job in stacks for version in job.versions):
@@ -84,16 +92,14 @@ class Narrower:
         self, jobs: Iterable[SeriesJob], dropped: list[NotApplied]
     ) -> Iterator[SeriesJob]:
         for job in jobs:
-            if job.mammograms or not job.further:
+            if job.kind == "segmented-radiographs":
+                further, segments = self._of_the_images(job)
+            elif job.whole_study or not job.further:
                 yield job
                 continue
-            place = self._frame_of_reference(job.series_instance_uid)
-            further = tuple(
-                item
-                for item in job.further
-                if place and self._frame_of_reference(item.series_instance_uid) == place
-            )
-            without = () if further else tuple(v for v in job.versions if self._needs_segments(v))
+            else:
+                further = segments = self._in_the_frame(job)
+            without = () if segments else tuple(v for v in job.versions if self._needs_segments(v))
             dropped += [
                 NotApplied(job.series_instance_uid, v.service, NO_SEGMENTATION, "other images")
                 for v in without
@@ -101,8 +107,33 @@ class Narrower:
             if left := tuple(version for version in job.versions if version not in without):
                 yield replace(job, versions=left, further=further)
 
+    def _in_the_frame(self, job: SeriesJob) -> tuple[SeriesRef, ...]:
+        """The SEG series in the frame of reference of a stack."""
+        place = self._frame_of_reference(job.series_instance_uid)
+        return tuple(
+            item
+            for item in job.further
+            if place and self._frame_of_reference(item.series_instance_uid) == place
+        )
+
+    def _of_the_images(self, job: SeriesJob) -> tuple[tuple[SeriesRef, ...], tuple[SeriesRef, ...]]:
+        """What is read beside the first series of single images, and the SEG series therein.
+
+        A SEG stays when it refers to one of the other series (Referenced Series Sequence).
+        """
+        headers = {item: self._header(item.series_instance_uid) for item in job.further}
+        segments = {item for item in job.further if headers[item].get("Modality") == SEGMENTATION}
+        images = {job.series_instance_uid}
+        images |= {item.series_instance_uid for item in job.further if item not in segments}
+        kept = tuple(
+            item
+            for item in job.further
+            if item in segments and images.intersection(_referenced_series(headers[item]))
+        )
+        return tuple(item for item in job.further if item not in segments or item in kept), kept
+
     def _needs_segments(self, version: VersionRef) -> bool:
-        return self._manifest(version).inputs.images == "segmented-volume"
+        return self._manifest(version).inputs.images.startswith("segmented-")
 
     def _manifest(self, version: VersionRef) -> Manifest:
         return self.registry.manifest(version.service, version.version)
@@ -119,6 +150,11 @@ class Narrower:
                 study, series_instance_uid, listed[0].sop_instance_uid
             )
         return self._headers[series_instance_uid]
+
+
+def _referenced_series(header: Dataset) -> Iterator[str]:
+    for item in header.get("ReferencedSeriesSequence") or ():
+        yield str(item.get("SeriesInstanceUID", ""))
 
 
 def _thickness(header: Dataset) -> float | None:

@@ -14,6 +14,16 @@ from operations.analyze.rules import Rule, Rules
 
 Json = dict[str, Any]
 
+#: What a job is: one stack, or all images of a kind that a study has. The names are those of
+#: `inputs.images`.
+JobKind = Literal["stack", "mammograms", "radiographs", "segmented-radiographs"]
+#: What all images of a study are shown for.
+_OF_STUDY: Mapping[Images, JobKind] = {
+    "mammograms": "mammograms",
+    "radiographs": "radiographs",
+    "segmented-radiographs": "segmented-radiographs",
+}
+
 #: Days of a mean Gregorian year.
 YEAR_DAYS = 365.2425
 
@@ -39,7 +49,7 @@ class VersionRef:
 
 @dataclass(frozen=True, slots=True)
 class SeriesRef:
-    """A series that is read beside a job's own: a SEG, or further mammograms."""
+    """A series that is read beside a job's own: a SEG, or further images of the study."""
 
     series_instance_uid: str
     instance_count: int
@@ -50,17 +60,22 @@ class SeriesJob:
     """Images that are fetched once and shown to `versions`.
 
     Attributes:
-        series_instance_uid, instance_count: the series; of mammograms the first one.
+        series_instance_uid, instance_count: the series; of several the first one.
         versions: who looks at it.
         further: what else is read, for those whose manifest asks for it.
-        mammograms: all series together are the mammograms of the study, not a stack.
+        kind: whether it is one stack, or all images of a kind that the study has.
     """
 
     series_instance_uid: str
     instance_count: int
     versions: tuple[VersionRef, ...]
     further: tuple[SeriesRef, ...] = ()
-    mammograms: bool = False
+    kind: JobKind = "stack"
+
+    @property
+    def whole_study(self) -> bool:
+        """Whether all series together are shown, and not one stack."""
+        return self.kind != "stack"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +128,7 @@ def make_plan(
         if series.get("modality", {}).get("code") == SEGMENTATION
     )
     stacks: list[SeriesJob] = []
-    mammograms: dict[VersionRef, list[SeriesRef]] = {}
+    of_study: dict[tuple[JobKind, VersionRef], list[SeriesRef]] = {}
     refused: list[NotApplied] = []
     for series in listed:
         wanted: list[VersionRef] = []
@@ -124,11 +139,11 @@ def make_plan(
                 continue
             for version in _versions(rule.service, assigned[rule.service]):
                 shown = images(version.service, version.version)
-                if shown == "mammograms":
-                    mammograms.setdefault(version, []).append(_reference(series))
-                elif shown == "segmented-volume" and not segments:
+                if shown.startswith("segmented-") and not segments:
                     missing = NotApplied(series["uid"], rule.service, NO_SEGMENTATION, "none")
                     refused.append(missing)
+                elif (kind := _OF_STUDY.get(shown)) is not None:
+                    of_study.setdefault((kind, version), []).append(_reference(series))
                 else:
                     wanted.append(version)
         if wanted:
@@ -142,7 +157,7 @@ def make_plan(
                     segments if shown_segments else (),
                 )
             )
-    return Plan((*stacks, *_of_study(mammograms)), tuple(dict.fromkeys(refused)))
+    return Plan((*stacks, *_of_study(of_study, segments)), tuple(dict.fromkeys(refused)))
 
 
 def _versions(service: str, assignment: Assignment) -> tuple[VersionRef, ...]:
@@ -153,21 +168,23 @@ def _versions(service: str, assignment: Assignment) -> tuple[VersionRef, ...]:
     return (VersionRef(service, assignment.writes, role), *shadows)
 
 
-def _of_study(wanted: Mapping[VersionRef, list[SeriesRef]]) -> tuple[SeriesJob, ...]:
-    """One job for all versions that look at the same mammograms."""
-    groups: dict[tuple[SeriesRef, ...], list[VersionRef]] = {}
-    for version, series in wanted.items():
+def _of_study(
+    wanted: Mapping[tuple[JobKind, VersionRef], list[SeriesRef]], segments: tuple[SeriesRef, ...]
+) -> tuple[SeriesJob, ...]:
+    """One job for all versions that look at the same images."""
+    groups: dict[tuple[JobKind, tuple[SeriesRef, ...]], list[VersionRef]] = {}
+    for (kind, version), series in wanted.items():
         ordered = tuple(sorted(series, key=lambda item: item.series_instance_uid))
-        groups.setdefault(ordered, []).append(version)
+        groups.setdefault((kind, ordered), []).append(version)
     return tuple(
         SeriesJob(
             first.series_instance_uid,
             first.instance_count,
             tuple(versions),
-            tuple(others),
-            mammograms=True,
+            (*others, *(segments if kind == "segmented-radiographs" else ())),
+            kind,
         )
-        for (first, *others), versions in groups.items()
+        for (kind, (first, *others)), versions in groups.items()
     )
 
 

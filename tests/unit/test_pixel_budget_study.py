@@ -37,7 +37,7 @@ def analyzer(budget: PixelBudget) -> Analyzer:
 
 def test_what_is_expected_and_what_it_is() -> None:
     assert expected_bytes(JOB) == EXPECTED
-    views = SeriesJob("1.2.3", 2, (), (SeriesRef("1.2.4", 2),), mammograms=True)
+    views = SeriesJob("1.2.3", 2, (), (SeriesRef("1.2.4", 2),), kind="mammograms")
     assert expected_bytes(views) == 4 * 4096 * 3328 * 2
     assert image_bytes(None) == 0
     assert image_bytes(ModelInput(VOLUME)) == 40 * 8 * 8 * 2

@@ -90,7 +90,7 @@ def _shipped(*series: tuple[str, int, str], born: str = "1960-01-01") -> dict[st
     for job in plan.jobs:
         for version in job.versions:
             looked = {job.series_instance_uid}
-            if job.mammograms:
+            if job.whole_study:
                 looked |= {item.series_instance_uid for item in job.further}
             found.setdefault(version.service, set()).update(looked)
     return found
