@@ -55,7 +55,8 @@ class Places:
     def finish(self, said: Said) -> None:
         output = self._output
         rows = np.concatenate(self._rows) if self._rows else np.empty((0, 8))
-        rows = rows[self._grid.holds(rows[:, 2:5])]
+        # What a network predicts outside of a patch is nothing once it is clipped to the patch.
+        rows = rows[self._grid.holds(rows[:, 2:5]) & (rows[:, 5:] > 0).all(axis=1)]
         found = distinct(rows, output.same_place, output.at_most + 1)
         if len(found) > output.at_most:
             found = found[: output.at_most]
@@ -83,8 +84,8 @@ class Places:
 
     def _check(self, sizes: Floats, classes: Floats) -> None:
         name = self._output.name
-        if not (np.isfinite(sizes).all() and (sizes > 0).all()):
-            raise ModelFailure("model-output", f"{name}: a box has no extent")
+        if not (np.isfinite(sizes).all() and (sizes >= 0).all()):
+            raise ModelFailure("model-output", f"{name}: a box ends before it begins")
         known = np.isin(classes, np.arange(len(self._output.classes)) + 1)
         if not known.all():
             raise ModelFailure("model-output", f"{name}: a label is no class")

@@ -219,8 +219,8 @@ def test_places_in_the_padding_are_no_places(host: Host, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("box", "score", "reason"),
     [
-        ([5.0, 5, 5, 4, -4, 4], 0.5, "no extent"),
-        ([5.0, 5, 5, 4, float("nan"), 4], 0.5, "no extent"),
+        ([5.0, 5, 5, 4, -4, 4], 0.5, "ends before it begins"),
+        ([5.0, 5, 5, 4, float("nan"), 4], 0.5, "ends before it begins"),
         ([5.0, 5, 5, 4, 4, 4], 3.0, "not between 0 and 1"),
         ([5.0, 5, 5, 4, 4, 4], float("nan"), "not between 0 and 1"),
         ([5.0, 5, 5, 4, 4], 0.5, "boxes, scores and labels differ"),
@@ -247,6 +247,22 @@ def test_detections_that_say_too_little(
 ) -> None:
     with pytest.raises(ManifestError, match=reason):
         samples.service_of(tmp_path, Peaks(), [{**DETECTED, **change}], host)
+
+
+def test_a_label_that_is_no_class_parks_the_study(host: Host, tmp_path: Path) -> None:
+    output = {**DETECTED, "labels": "labels"}
+    whole = {name: value for name, value in ASKED.items() if name != "patches"}
+    service = samples.service_of(tmp_path, Peaks(), [output], host, preprocessing=whole)
+    with pytest.raises(ModelFailure, match="no class") as caught:
+        samples.run(service, balls())
+    assert caught.value.code == "model-output"
+
+
+def test_boxes_without_width_are_dropped(host: Host, tmp_path: Path) -> None:
+    """Such as torchvision's, once they are clipped to the image."""
+    boxes = [[5.0, 5, 5, 4, 0, 4], [15.0, 15, 15, 4, 4, 4]]
+    (found,) = fixed(tmp_path, host, boxes, [0.9, 0.8])
+    assert found.centre_mm == (15.0, 15.0, 15.0)
 
 
 def row(score: float, centre: float, size: float = 4.0, category: float = 0.0) -> list[float]:
