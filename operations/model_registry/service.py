@@ -289,17 +289,13 @@ class ModelRegistryService:
     def _earlier(self, service: str) -> VersionRow:
         """The version that a rollback goes to."""
         order = active_versions(reversed(self.store.events(service, limit=100_000)))
-        present = self._in_state(service, State.ACTIVE)
-        while order:
-            row = self.version(service, order.pop())
-            if row.state is State.ACTIVE:
-                continue
-            if row.state is not State.RECALLED:
-                return row
-            # The last active one was recalled: that is why one goes back.
-            if present is not None:
-                raise ConflictError("the version before was recalled", code="model-no-earlier")
-        raise ConflictError("no version was active before", code="model-no-earlier")
+        # The last one is active now, or it was retired or recalled, and is not meant either.
+        if len(order) < 2:
+            raise ConflictError("no version was active before", code="model-no-earlier")
+        row = self.version(service, order[-2])
+        if row.state is State.RECALLED:
+            raise ConflictError("the version before was recalled", code="model-no-earlier")
+        return row
 
     def _replace(self, row: VersionRow, cause: Cause, actor: Actor) -> VersionRow:
         """Make a version active in place of the present one."""

@@ -198,6 +198,13 @@ def test_after_a_recall_the_version_before_comes_back(desk: Desk) -> None:
     assert desk.service.rollback(LUNG, OPERATOR).version == "1.0.0"
 
 
+def test_what_was_retired_by_hand_is_not_brought_back(desk: Desk) -> None:
+    desk.service.activate(LUNG, desk.tested("1.1.0"), OPERATOR)
+    desk.service.retire(LUNG, "1.1.0", OPERATOR, "too many findings")
+    assert desk.service.rollback(LUNG, OPERATOR).version == "1.0.0"
+    assert state_of(desk, "1.1.0") is State.RETIRED
+
+
 def test_a_rollback_checks_the_files(desk: Desk) -> None:
     for version in ("1.1.0", "1.2.0"):
         desk.service.activate(LUNG, desk.tested(version), OPERATOR)
