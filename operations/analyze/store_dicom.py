@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pydicom import Dataset
+from pydicom.dataelem import DataElement
 
 from fhir_ext.clients.dicomweb import DicomWebClient
 from fhir_ext.dicom.volume import CTVolume
@@ -106,7 +107,8 @@ def source_headers(archive: DicomWebClient, result: ServiceResult) -> list[Datas
         for uid in source.sop_instance_uids:
             item = Dataset()
             item.update(header)
-            item.SOPInstanceUID = uid
+            # A plain assignment would change the element that all of them share.
+            item["SOPInstanceUID"] = DataElement("SOPInstanceUID", "UI", uid)
             evidence.append(item)
     return evidence
 

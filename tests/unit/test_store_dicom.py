@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from analytic import geometry_of, volume_of
+from finding_samples import SEG_SERIES, detected, of_a_site
 from pydicom import Dataset
 from result_samples import ISSUED, result
+from seg_samples import ct_header
 
 from fhir_ext.clients.stow import StoreReport
 from fhir_ext.errors import NotFoundError, ParkedWork, UpstreamError
 from fhir_ext.resources.ids import dicom_uid
-from operations.analyze.store_dicom import sr_is_stored, store_sr
+from models.registry import Registry
+from models.service import MaskOutput
+from operations.analyze.store_dicom import (
+    SegReference,
+    source_headers,
+    sr_is_stored,
+    store_masks,
+    store_sr,
+)
 
 
 @dataclass
@@ -93,3 +106,71 @@ def test_whether_an_sr_is_there() -> None:
     assert not sr_is_stored(FakeArchive(listed=("1.2.3",)), made)
     assert not sr_is_stored(FakeArchive(listed=None), made)
     assert sr_is_stored(FakeArchive(listed=None), result(instances=()))
+
+
+def test_every_instance_names_its_own_series() -> None:
+    made = of_a_site()
+    headers = source_headers(FakeArchive(), made)
+    assert [(str(h.SeriesInstanceUID), str(h.SOPInstanceUID)) for h in headers] == [
+        *((made.series_instance_uid, uid) for uid in made.sop_instance_uids),
+        (SEG_SERIES, "1.2.3.9"),
+    ]
+
+
+def test_places_become_an_sr_too() -> None:
+    archive = FakeArchive()
+    made = detected()
+    assert store_sr(archive, made, ISSUED) == dicom_uid(made.inference_key, "sr")
+
+
+LOBES = """
+id: lobes
+version: 1.0.0
+title: Lobes
+licence: MIT
+intended_use: Tests.
+not_for: Patients.
+inputs: {modality: [CT]}
+runtime: {kind: operators}
+outputs:
+  - name: lobes
+    kind: segmentation
+    region: lungs
+    labels:
+      - {value: 2, name: left, code: {system: "http://snomed.info/sct", code: "44029006",
+          display: Left lung}}
+      - {value: 3, name: right}
+"""
+
+
+def test_masks_are_stored_once_under_the_uids_of_the_key(tmp_path: Path) -> None:
+    folder = tmp_path / "lobes"
+    folder.mkdir()
+    (folder / "manifest.yaml").write_text(LOBES)
+    manifest = Registry(root=tmp_path).manifest("lobes")
+    shape = (4, 8, 8)
+    grid = geometry_of(shape, (3.0, 1.0, 1.0))
+    headers = tuple(ct_header(grid, shape, index) for index in range(shape[0]))
+    volume = replace(volume_of(np.zeros(shape, np.int16), grid), evidence=headers)
+    labels = np.zeros(shape, np.uint8)
+    labels[1, 2:4, 2:4], labels[2, 5:7, 5:7] = 2, 3
+    key = "cd" * 32
+    archive = FakeArchive()
+    masks = (MaskOutput("lobes", labels),)
+    found = [store_masks(archive, manifest, key, masks, volume) for _ in range(2)]
+    assert found == [SegReference(dicom_uid(key, "seg-series"), dicom_uid(key, "seg"))] * 2
+    first, second = archive.stored
+    assert first == second
+    left, right = first.SegmentSequence
+    assert left.SegmentedPropertyTypeCodeSequence[0].CodeValue == "44029006"
+    kind = right.SegmentedPropertyTypeCodeSequence[0]
+    assert (kind.CodingSchemeDesignator, kind.LongCodeValue) == ("99FHIREXT", "lobes.lobes.right")
+
+    empty = (MaskOutput("lobes", np.zeros(shape, np.uint8)),)
+    assert store_masks(archive, manifest, key, empty, volume) is None
+    assert store_masks(archive, manifest, key, (), volume) is None
+    nowhere = replace(volume, geometry=replace(grid, frame_of_reference_uid=""))
+    assert store_masks(archive, manifest, key, masks, nowhere) is None
+    assert len(archive.stored) == 2
+    with pytest.raises(ParkedWork):
+        store_masks(FakeArchive(failure=0xC000), manifest, key, masks, volume)
