@@ -18,6 +18,8 @@ class Region(StrEnum):
     LEFT_LUNG = "left-lung"
     RIGHT_LUNG = "right-lung"
     BREASTS = "breasts"
+    HEART = "heart"
+    CHEST = "chest"
     CORONARY_ARTERIES = "coronary-arteries"
     LEFT_MAIN = "left-main-coronary-artery"
     LEFT_ANTERIOR_DESCENDING = "left-anterior-descending-artery"

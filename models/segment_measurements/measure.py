@@ -34,7 +34,17 @@ BLOOD: Final = (
 )
 _AORTAS: Final = ("aorta", "thoracic-aorta")
 #: Every structure that a number is measured in.
-WANTED: Final = frozenset({*BLOOD, *(region.value for region in Region)})
+WANTED: Final = frozenset(
+    {*BLOOD, *(region.value for region in Region)}
+    - {
+        Region.LUNGS,
+        Region.LEFT_LUNG,
+        Region.RIGHT_LUNG,
+        Region.BREASTS,
+        Region.HEART,
+        Region.CHEST,
+    }
+)
 
 Found = float | Refusal
 

@@ -56,7 +56,8 @@ def named(label: str = "x", **what: Any) -> str | None:
         ({"type": LIVER, "category": NEOPLASM}, None),
         ({"type": ORGAN, "category": NEOPLASM, "region": LIVER}, None),
         # A specific code that we do not know is not guessed from its label.
-        ({"type": ("SCT", "39607008", "Lung"), "label": "liver"}, None),
+        ({"type": ("SCT", "39607008", "Lung"), "label": "liver"}, "lungs"),
+        ({"type": ("SCT", "39607008", "Lung"), "type_modifiers": (LEFT,)}, "left-lung"),
         ({"type": ("SCT", "0", "Liver"), "label": "liver"}, None),
     ],
 )  # fmt: skip

@@ -9,6 +9,11 @@ from fhir_ext.resources.codes.findings import FINDING_MEASUREMENTS
 from fhir_ext.resources.codes.gates import GATE_REFUSALS
 from fhir_ext.resources.codes.models import RECALL_REASONS, RECALL_TASKS
 from fhir_ext.resources.codes.networks import NETWORK_FAILURES
+from fhir_ext.resources.codes.radiography import (
+    RADIOGRAPHY_ISSUES,
+    RADIOGRAPHY_MEASUREMENTS,
+    RADIOGRAPHY_REFUSALS,
+)
 from fhir_ext.resources.codes.registry import REGISTRY_ERRORS, REGISTRY_TASK_REASONS
 from fhir_ext.resources.codes.segments import (
     SEGMENT_ISSUES,
@@ -52,7 +57,8 @@ MEASUREMENT: Final = LocalSystem(
         ),
     )
     + SEGMENT_MEASUREMENTS
-    + FINDING_MEASUREMENTS,
+    + FINDING_MEASUREMENTS
+    + RADIOGRAPHY_MEASUREMENTS,
 )
 
 # Ours: why something was not done
@@ -136,6 +142,7 @@ REFUSAL_REASON: Final = LocalSystem(
         ("model-not-installed", "Model not installed", "The model or its weights are missing."),
         *((item.code, item.display, item.definition) for item in SEGMENT_REFUSALS),
         *((item.code, item.display, item.definition) for item in GATE_REFUSALS),
+        *((item.code, item.display, item.definition) for item in RADIOGRAPHY_REFUSALS),
         _OTHER,
     ),
 )
@@ -185,7 +192,8 @@ DETECTED_ISSUE: Final = LocalSystem(
             "emphysema is on the problem list.",
         ),
     )
-    + SEGMENT_ISSUES,
+    + SEGMENT_ISSUES
+    + RADIOGRAPHY_ISSUES,
 )
 
 TASK_TYPE: Final = LocalSystem(

@@ -9,6 +9,12 @@ from typing import Final
 from fhir_ext.resources.codes.base import SCT, Coding
 from fhir_ext.resources.codes.classification import BREAST
 from fhir_ext.resources.codes.findings import BREAST_DENSITY_PANEL, NODULE_PANEL
+from fhir_ext.resources.codes.radiography import (
+    CARDIOTHORACIC_PANEL,
+    RADIOGRAPHY_FAILED,
+    RADIOGRAPHY_SITE,
+    RADIOGRAPHY_TEXT,
+)
 from fhir_ext.resources.codes.segments import (
     SEGMENT_FAILED,
     SEGMENT_LATERALITY,
@@ -43,6 +49,7 @@ PANEL: Final[Mapping[str, str]] = MappingProxyType(
         "segment-measurements": SEGMENT_PANEL,
         "breast-density": BREAST_DENSITY_PANEL,
         "nodule-detection": NODULE_PANEL,
+        "cardiothoracic-ratio": CARDIOTHORACIC_PANEL,
     }
 )
 
@@ -54,6 +61,7 @@ FAILED_ANALYSIS: Final = frozenset(
         "blank-image",
         "patient-orientation",
         *SEGMENT_FAILED,
+        *RADIOGRAPHY_FAILED,
     }
 )
 
@@ -64,6 +72,7 @@ REGION_SITE: Final[Mapping[Region, Coding]] = MappingProxyType(
         Region.RIGHT_LUNG: LUNG,
         Region.BREASTS: BREAST,
         **SEGMENT_SITE,
+        **RADIOGRAPHY_SITE,
     }
 )
 #: Regions that are not one of a pair have no side.
@@ -83,6 +92,7 @@ REGION_TEXT: Final[Mapping[Region, str]] = MappingProxyType(
         Region.RIGHT_LUNG: "Right lung",
         Region.BREASTS: "Both breasts",
         **SEGMENT_TEXT,
+        **RADIOGRAPHY_TEXT,
     }
 )
 
