@@ -29,10 +29,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands, and those that change versions, to the application."""
-    from fhir_ext.cli import models_change, recall_cmd
+    from fhir_ext.cli import drift_cmd, models_change, recall_cmd
 
     models_change.register(model)
     recall_cmd.register(model)
+    drift_cmd.register(model)
     app.add_typer(model, name="model", rich_help_panel="Models")
 
 
