@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from fhir_ext.errors import SettingsError, UpstreamError
 
 if TYPE_CHECKING:
     from fhir_ext.cli.parts import Parts
-    from fhir_ext.store.tables import ServiceOutcome
 
 Json = dict[str, Any]
 
@@ -67,7 +65,8 @@ def phantom(
     spec = PhantomSpec(emphysema_fraction=emphysema, seed=int(number[-8:], 16))
     case = store_phantom(archive, patient, spec, (kernel,), typer.echo)  # type: ignore[arg-type]
     _wait(parts, case.study_instance_uid, patience)
-    Console().print(_table(parts, case.study_instance_uid))
+    for line in _lines(parts, case.study_instance_uid):
+        typer.echo(line)
 
 
 def _wait(parts: Parts, study_instance_uid: str, patience: float) -> None:
@@ -88,26 +87,25 @@ def _wait(parts: Parts, study_instance_uid: str, patience: float) -> None:
     raise UpstreamError("the study was not worked on in time; see `fhir-ext doctor`")
 
 
-def _table(parts: Parts, study_instance_uid: str) -> Table:
-    table = Table("service", "version", "what", "where", "result")
+def _lines(parts: Parts, study_instance_uid: str) -> Iterator[str]:
+    """What each service said: a line for each number, refusal, or reason not to look."""
     for row in parts.repository.outcomes(study_instance_uid):
-        reasons = "; ".join(f"{r['rule']}: {r['seen']}" for r in row.reasons)
-        if row.status in ("not-applied", "failed"):
-            table.add_row(row.service, "", row.status, "", reasons)
-            continue
-        _add_members(table, parts, row)
-    return table
+        if row.panel_id is None:
+            reasons = "; ".join(f"{r['rule']}: {r['seen']}" for r in row.reasons)
+            yield f"{row.service}: {row.status}: {reasons}"
+        else:
+            yield from _members(parts, row.service, row.panel_id)
 
 
-def _add_members(table: Table, parts: Parts, row: ServiceOutcome) -> None:
-    panel = parts.fhir.read("Observation", row.panel_id or "")
+def _members(parts: Parts, service: str, panel_id: str) -> Iterator[str]:
+    panel = parts.fhir.read("Observation", panel_id)
     device = parts.fhir.read(*panel["device"]["reference"].split("/"))
     version = device["version"][0]["value"]
     for member in panel.get("hasMember", []):
         found = parts.fhir.read(*member["reference"].split("/")[:2])
         site = found.get("bodySite", {}).get("coding", [{}])[0].get("display", "")
         name = found["code"].get("text") or found["code"]["coding"][0].get("display", "")
-        table.add_row(row.service, version, name, site, _value(found))
+        yield f"{service} {version}: {name} ({site}): {_value(found)}"
 
 
 def _value(observation: Json) -> str:
