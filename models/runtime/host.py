@@ -258,7 +258,8 @@ class Host:
 
 
 def _shared(runtime: NetworkRuntime) -> bool:
-    """Whether outputs have the same shape whichever other items are in the batch."""
-    known = {length for tensor in runtime.inputs for length in tensor.shape} - {"*"}
-    lengths = {length for tensor in runtime.outputs for length in tensor.shape}
-    return all(isinstance(length, int) or length in known for length in lengths)
+    """Whether outputs have the same shape whichever other items are in the batch.
+
+    A length that is `*` may follow from what is seen; a name promises that it does not.
+    """
+    return all("*" not in tensor.shape for tensor in runtime.outputs)

@@ -284,9 +284,12 @@ def test_what_is_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
             assert caught.value.code == "model-input"
 
 
-def test_outputs_of_unknown_size_are_not_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("length", "sizes"), [("*", [1, 2, 2]), ("k", [1, 4]), (2, [1, 4])])
+def test_outputs_of_unknown_size_are_not_mixed(
+    monkeypatch: pytest.MonkeyPatch, length: str | int, sizes: list[int]
+) -> None:
     session, callers = Session(), Callers()
-    manifest = manifest_of({**VECTOR, "outputs": [{"name": "pred", "shape": ["n", "*"]}]})
+    manifest = manifest_of({**VECTOR, "outputs": [{"name": "pred", "shape": ["n", length]}]})
     with hosting(monkeypatch, lambda *_: session) as host:
         blocked(host, callers, session, manifest)
         for study in "ab":
@@ -294,7 +297,7 @@ def test_outputs_of_unknown_size_are_not_mixed(monkeypatch: pytest.MonkeyPatch) 
         until(lambda: waiting(host) == 4)
         session.gate.set()
         callers.join()
-    assert session.sizes == [1, 2, 2]
+    assert session.sizes == sizes
 
 
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
