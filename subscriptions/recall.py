@@ -23,6 +23,7 @@ from fhir_ext.resources import codes
 from fhir_ext.resources.device import is_recalled
 from fhir_ext.resources.ids import dicom_uid, recall_dicom_uid, recall_provenance_id
 from fhir_ext.resources.imaging_study import study_instance_uid_of
+from fhir_ext.resources.reading import component_of
 from fhir_ext.resources.recall import (
     Counts,
     Group,
@@ -61,7 +62,7 @@ WATCHED: Final = timedelta(hours=24)
 #: What stands in the note beside a withdrawn object.
 DESCRIPTION: Final = "The model was recalled; the reason is in the FHIR server."
 
-#: Series that a piece of work may have written (`fhir_ext.resources.ids.dicom_uid`).
+#: Series that a piece of work may have written (`fhir_ext.resources.ids.dicom_uid`); SR first.
 _SERIES: Final = ("sr-series", "seg-series")
 
 
@@ -85,10 +86,8 @@ class RecallVersion:
             self.recaller.report_progress(recall, part.counts, finished=False)
         following, finished = self._work(part)
         self.recaller.report_progress(recall, following.counts, finished=finished)
-        counts = following.counts
-        event(
-            log, "recall-part", service=recall.service, version=recall.version, count=counts.groups
-        )
+        done = following.counts.groups
+        event(log, "recall-part", service=recall.service, version=recall.version, count=done)
         if not finished:
             enqueue_part(self.queue, following)
 
@@ -130,7 +129,7 @@ class RejectRecalled:
     archive: DicomWebClient
 
     def __call__(self, payload: Json) -> None:
-        """Put a note of rejection beside every object of one withdrawn piece of work.
+        """Put a note of rejection beside the objects of one withdrawn piece of work.
 
         Raises:
             UpstreamError: a server is down, or the SR is not in the archive yet.
@@ -146,14 +145,14 @@ class RejectRecalled:
         if panel is None:
             return
         moment = self.fhir.read("Provenance", recall_provenance_id(provenance_id))["recorded"]
-        found = self._objects(self._study(panel), _inference_key(panel))
+        key = _inference_key(panel)
+        found = self._objects(self._study(panel), key)
         if found is None:
             return
-        if sr_instance_uid_of(panel) not in {str(item.SOPInstanceUID) for item in found}:
-            # It is stored beside the FHIR transaction and may come after it.
+        if not _expected(panel, key) <= {str(item.SOPInstanceUID) for item in found}:
+            # They are stored beside the FHIR transaction and may come after it.
             raise UpstreamError("the SR is not in the archive", code="stow-failed")
-        for item in found:
-            store_object(self.archive, _note(item, datetime.fromisoformat(moment)))
+        store_object(self.archive, _note(found, provenance_id, datetime.fromisoformat(moment)))
         event(log, "recall-rejected", count=len(found))
 
     def _study(self, panel: Json) -> str:
@@ -167,16 +166,16 @@ class RejectRecalled:
 
     def _objects(self, study: str, key: str) -> list[Dataset] | None:
         """Headers of the objects that the piece of work stored; None without the study."""
-        own = {dicom_uid(key, kind) for kind in _SERIES}
         try:
-            listed = self.archive.list_series(study)
+            listed = {info.series_instance_uid for info in self.archive.list_series(study)}
         except NotFoundError:
             return None
         if not listed:
             return None
         return [
             self.archive.instance_metadata(study, series, item.sop_instance_uid)
-            for series in sorted(own & {info.series_instance_uid for info in listed})
+            for series in (dicom_uid(key, kind) for kind in _SERIES)
+            if series in listed
             for item in self.archive.list_instances(study, series)
         ]
 
@@ -240,15 +239,23 @@ def _late(fhir: FhirClient, device_id: str, started: datetime) -> str | None:
     return None
 
 
-def _note(rejected: Dataset, moment: datetime) -> Dataset:
+def _expected(panel: Json, key: str) -> set[str]:
+    """SOP Instance UIDs of the objects that a panel names and that are ours."""
+    segmentation = dicom_uid(key, "seg")
+    component = component_of(panel, codes.REFERENCED_SEGMENT.code)
+    named = {str(sr_instance_uid_of(panel))}
+    # One that it was measured in belongs to whoever drew it.
+    return named | ({segmentation} & {str(component.get("valueString"))})
+
+
+def _note(objects: list[Dataset], provenance_id: str, moment: datetime) -> Dataset:
     from fhir_ext.dicom.rejection import build_rejection
 
-    uid = str(rejected.SOPInstanceUID)
     return build_rejection(
-        rejected,
-        rejected,
-        recall_dicom_uid(uid, "rejection-series"),
-        recall_dicom_uid(uid, "rejection"),
+        objects,
+        objects[0],
+        recall_dicom_uid(provenance_id, "rejection-series"),
+        recall_dicom_uid(provenance_id, "rejection"),
         moment,
         description=DESCRIPTION,
     )

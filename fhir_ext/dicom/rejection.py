@@ -9,6 +9,7 @@ highdicom takes about a second to import: import this module only where a note i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from highdicom.ko import KeyObjectSelection, KeyObjectSelectionDocument
@@ -24,7 +25,7 @@ DESCRIPTION = "A reviewer rejected this result; the reason is in the FHIR server
 
 
 def build_rejection(
-    rejected: Dataset,
+    rejected: Dataset | Sequence[Dataset],
     header: Dataset,
     series_uid: str,
     instance_uid: str,
@@ -32,7 +33,7 @@ def build_rejection(
     *,
     description: str = DESCRIPTION,
 ) -> Dataset:
-    """The note for one object of ours; the same arguments give the same bytes.
+    """The note for objects of one result; the same arguments give the same bytes.
 
     Args:
         rejected: SOP class and the UIDs down to the instance are needed.

@@ -187,11 +187,11 @@ def recall_review_id(provenance_id: str) -> str:
     return str(_uuid("Task", "recall-review", provenance_id))
 
 
-def recall_dicom_uid(sop_instance_uid: str, kind: str) -> str:
-    """UID of what withdraws one DICOM object of ours after a recall (PS3.5 B.2).
+def recall_dicom_uid(provenance_id: str, kind: str) -> str:
+    """UID of the note that withdraws the DICOM objects of one piece of work (PS3.5 B.2).
 
     Args:
-        sop_instance_uid: of the object that is withdrawn.
+        provenance_id: of the Provenance that the piece of work wrote.
         kind: `rejection` and `rejection-series`.
     """
-    return f"2.25.{_uuid('recall-dicom', sop_instance_uid, kind).int}"
+    return f"2.25.{_uuid('recall-dicom', provenance_id, kind).int}"

@@ -13,7 +13,7 @@ from result_samples import ISSUED
 from fhir_ext.clients.qido import InstanceInfo, SeriesInfo
 from fhir_ext.clients.stow import StoreReport
 from fhir_ext.errors import NotFoundError, ParkedWork, UpstreamError
-from fhir_ext.resources.codes import REJECTED_FOR_QUALITY
+from fhir_ext.resources.codes import REFERENCED_SEGMENT, REJECTED_FOR_QUALITY
 from fhir_ext.resources.ids import dicom_uid, recall_dicom_uid, result_id
 from fhir_ext.results import ServiceResult
 from operations.model_registry.recall import Recaller, groups_of
@@ -70,11 +70,17 @@ def recalled() -> tuple[PagedFhir, ServiceResult, str]:
     panel = fhir.read("Observation", result_id(of.inference_key, "panel"))
     named = [i for i in panel["identifier"] if i["system"] != "urn:dicom:uid"]
     named.append({"system": "urn:dicom:uid", "value": f"urn:oid:{sr}"})
-    fhir.put({**panel, "identifier": named})
+    # The samples name a SEG; most results have none.
+    kept = [c for c in panel["component"] if not _names_segment(c)]
+    fhir.put({**panel, "identifier": named, "component": kept})
     for page in groups_of(fhir, RECALL.device_id):
         for group in page:
             Recaller(fhir).settle(RECALL, group)
     return fhir, of, result_id(of.inference_key, "provenance")
+
+
+def _names_segment(component: dict[str, Any]) -> bool:
+    return any(c["code"] == REFERENCED_SEGMENT.code for c in component["code"]["coding"])
 
 
 def archive_of(of: ServiceResult) -> Archive:
@@ -86,23 +92,27 @@ def reject(fhir: PagedFhir, archive: Any, provenance_id: str) -> None:
     RejectRecalled(fhir, archive)({"provenance_id": provenance_id})
 
 
+def referred(note: Dataset) -> set[str]:
+    """SOP Instance UIDs that a note speaks of."""
+    (study,) = note.CurrentRequestedProcedureEvidenceSequence
+    return {
+        str(item.ReferencedSOPInstanceUID)
+        for series in study.ReferencedSeriesSequence
+        for item in series.ReferencedSOPSequence
+    }
+
+
 def test_one_note_names_the_sr_and_nothing_else() -> None:
     fhir, of, provenance_id = recalled()
     archive = archive_of(of)
     reject(fhir, archive, provenance_id)
     (note,) = archive.stored
     sr = dicom_uid(of.inference_key, "sr")
-    assert note.SOPInstanceUID == recall_dicom_uid(sr, "rejection")
+    assert note.SOPInstanceUID == recall_dicom_uid(provenance_id, "rejection")
     assert (note.Modality, note.Manufacturer) == ("KO", "fhir-ext")
     title = note.ConceptNameCodeSequence[0]
     assert title.CodeValue == REJECTED_FOR_QUALITY.code
-    (study,) = note.CurrentRequestedProcedureEvidenceSequence
-    referred = [
-        item.ReferencedSOPInstanceUID
-        for series in study.ReferencedSeriesSequence
-        for item in series.ReferencedSOPSequence
-    ]
-    assert referred == [sr]
+    assert referred(note) == {sr}
     texts = [str(item.get("TextValue", "")) for item in note.ContentSequence]
     assert DESCRIPTION in texts
     assert note.PatientID == "MRN-1"
@@ -119,14 +129,28 @@ def test_a_repeat_stores_the_same_bytes() -> None:
 def test_a_segmentation_of_ours_is_rejected_too_and_one_of_others_is_not() -> None:
     fhir, of, provenance_id = recalled()
     archive = archive_of(of)
-    archive.series[dicom_uid(of.inference_key, "seg-series")] = ["1.2.3.77"]
+    sr, seg, seg_series = (dicom_uid(of.inference_key, k) for k in ("sr", "seg", "seg-series"))
+    archive.series[seg_series] = [seg]
     archive.series["1.2.3.88"] = ["1.2.3.99"]
     reject(fhir, archive, provenance_id)
-    assert {str(note.SOPInstanceUID) for note in archive.stored} == {
-        recall_dicom_uid(uid, "rejection")
-        for uid in (dicom_uid(of.inference_key, "sr"), "1.2.3.77")
-    }
-    assert len({str(note.SeriesInstanceUID) for note in archive.stored}) == 2
+    (note,) = archive.stored
+    assert referred(note) == {sr, seg}
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_segmentation_that_comes_later_is_waited_for_when_it_is_ours(ours: bool) -> None:
+    fhir, of, provenance_id = recalled()
+    panel = fhir.read("Observation", result_id(of.inference_key, "panel"))
+    named = dicom_uid(of.inference_key, "seg") if ours else "1.2.3.99"
+    segment = {"code": {"coding": [REFERENCED_SEGMENT.as_json()]}, "valueString": named}
+    fhir.put({**panel, "component": [*panel["component"], segment]})
+    archive = archive_of(of)
+    if ours:
+        with pytest.raises(UpstreamError):
+            reject(fhir, archive, provenance_id)
+    else:
+        reject(fhir, archive, provenance_id)
+    assert len(archive.stored) == (0 if ours else 1)
 
 
 def test_an_sr_that_comes_later_is_waited_for() -> None:
