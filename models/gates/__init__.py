@@ -33,6 +33,7 @@ from models.gates.projection import (
     MammographyViewGate,
     PixelSpacingGate,
     PresentationIntentGate,
+    RowDirectionGate,
     SpecialViewGate,
     ViewPositionGate,
 )
@@ -71,6 +72,7 @@ Gate = Annotated[
     | PresentationIntentGate
     | LateralityGate
     | ViewPositionGate
+    | RowDirectionGate
     | MammographyViewGate
     | BreastImplantGate
     | SpecialViewGate

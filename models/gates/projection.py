@@ -86,6 +86,26 @@ class ViewPositionGate(AllowGate):
         return _single(self.rule, views, self.allow, _RADIOGRAPHY_VIEWS, " or ")
 
 
+class RowDirectionGate(GateBase):
+    """Patient Orientation (0020,0020): a row of pixels leads to a side that is in `allow`.
+
+    `L` and `R` are images whose rows lie across the patient, as frontal ones are read.
+    """
+
+    needs: ClassVar[Facet] = "radiograph"
+
+    rule: Literal["row-direction"]
+    allow: tuple[Literal["L", "R", "A", "P", "H", "F"], ...] = Field(min_length=1)
+    unknown: Unknown = "refuse"
+
+    def check(self, subject: Subject) -> Refusal | None:
+        seen = subject.radiograph.orientation
+        if not seen and self.unknown == "accept":
+            return None
+        side = tuple(word[:1] for word in seen[:1])
+        return _single(self.rule, side, self.allow, frozenset("LRAPHF"), " or ")
+
+
 class MammographyViewGate(GateBase):
     """The view of a mammogram is stated in one way, and with `allow` is one of these."""
 

@@ -33,6 +33,7 @@ RULES: Final[Mapping[str, str]] = MappingProxyType(
         "image-size": "The image is smaller or larger than what the model looks at.",
         "pixel-spacing": "The size of a pixel is not stated, not calibrated, or out of range.",
         "view-position": "The projection is not stated, or not an accepted one.",
+        "row-direction": "A row of pixels does not lead to an accepted side of the patient.",
         "presentation-intent": "Only raw images are there, not those made for reading.",
         "laterality": "The side is not stated, stated in two ways, or not accepted.",
         "mammography-view": "The view is not stated, stated in two ways, or not accepted.",

@@ -8,6 +8,7 @@ from typing import Final, Literal
 
 from fhir_ext.dicom.mammography import Mammogram
 from fhir_ext.dicom.projection import ProjectionImage
+from fhir_ext.dicom.radiograph import Radiograph
 from fhir_ext.dicom.volume import Acquisition, CTVolume
 
 #: What there is to look at. `header` and `raster` (rows and columns) every subject has.
@@ -87,6 +88,13 @@ class Subject:
         """The mammogram; see `volume`."""
         if not isinstance(self.image, Mammogram):
             raise LookupError("a gate looks at a mammogram, and there is none")
+        return self.image
+
+    @property
+    def radiograph(self) -> Radiograph:
+        """The radiograph; see `volume`."""
+        if not isinstance(self.image, Radiograph):
+            raise LookupError("a gate looks at a radiograph, and there is none")
         return self.image
 
     @property

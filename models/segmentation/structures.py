@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 import numpy as np
 import yaml
@@ -25,6 +25,16 @@ _RETIRED_SNOMED: Final = frozenset({"SRT", "SNM3", "99SDM"})
 _RADLEX: Final = frozenset({"RADLEX", "RADLEX ONTOLOGY"})
 #: A reader's segment goes before a program's.
 _BY_HAND: Final = ("AUTOMATIC", "SEMIAUTOMATIC", "MANUAL")
+
+
+class Drawn(Protocol):
+    """A SEG object, over a volume or over single images."""
+
+    @property
+    def content_time(self) -> str: ...
+
+    @property
+    def sop_instance_uid(self) -> str: ...
 
 
 class _Part(BaseModel):
@@ -182,7 +192,7 @@ def collect(
     found: dict[str, Structure] = {}
     refused: dict[str, Refusal] = {}
     for name, objects in candidates.items():
-        segmentation, identities = max(objects, key=lambda pair: _precedence(*pair))
+        segmentation, identities = max(objects, key=lambda pair: precedence(*pair))
         try:
             found[name] = _united(name, segmentation, identities, volume)
         except RefusedInput as error:
@@ -232,9 +242,8 @@ def united(name: str, parts: Sequence[Structure]) -> Structure:
     )
 
 
-def _precedence(
-    segmentation: Segmentation, identities: list[SegmentIdentity]
-) -> tuple[int, str, str]:
+def precedence(segmentation: Drawn, identities: Sequence[SegmentIdentity]) -> tuple[int, str, str]:
+    """What the object has that counts, of several with the same structure: the largest."""
     hand = min(_hand(identity.algorithm_type) for identity in identities)
     return hand, segmentation.content_time, segmentation.sop_instance_uid
 

@@ -166,6 +166,16 @@ CASES: list[tuple[dict[str, Any], CTVolume | Subject, CTVolume | Subject]] = [
         of_cr("PA", ViewPosition=None, ViewCodeSequence=None),
         of_cr("LL"),
     ),
+    (
+        {"rule": "row-direction", "allow": ["L", "R"]},
+        of_cr(),
+        of_cr(PatientOrientation=["F", "R"]),
+    ),
+    (
+        {"rule": "row-direction", "allow": ["L"], "unknown": "accept"},
+        of_cr(PatientOrientation=None),
+        of_cr(PatientOrientation=["R", "F"]),
+    ),
     ({"rule": "laterality", "allow": ["L", "R"]}, of_mg("R-CC"), of_mg(ImageLaterality="B")),
     ({"rule": "laterality", "allow": ["R"]}, of_mg("R-CC"), of_mg("L-CC")),
     ({"rule": "presentation-intent", "allow": ["FOR PRESENTATION"]}, of_mg(), RAW),

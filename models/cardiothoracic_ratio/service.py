@@ -1,0 +1,136 @@
+"""Cardiothoracic ratio: gates, choice of the image, segments, ratio."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fhir_ext.dicom.radiograph import Radiograph
+from fhir_ext.dicom.seg_image import ImageSegmentation
+from fhir_ext.results import Measurement, Refusal, SeriesSource
+from models.cardiothoracic_ratio.conclusions import RATIO, Thresholds, conclude
+from models.cardiothoracic_ratio.measure import check_lungs, ratio
+from models.cardiothoracic_ratio.segments import Chest, chest_of, is_drawn
+from models.gates import choose
+from models.manifest import Manifest, ManifestError
+from models.runtime.host import Host
+from models.service import ModelInput, ServiceOutput
+
+_DECIMALS = 3
+
+
+class Numbers(BaseModel):
+    """`settings` and `thresholds` of the manifest: exactly these.
+
+    Attributes:
+        side_by_side: share of the smaller lung's rows that the other one must have too.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    thresholds: Thresholds
+    side_by_side: float = Field(ge=0, le=1)
+
+
+class CardiothoracicRatio:
+    """The service. Holds no state between studies; `run` may be called from several threads.
+
+    Args:
+        manifest: its manifest.
+
+    Raises:
+        ManifestError: a setting or threshold is missing, unknown or of the wrong type.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        self._numbers = _numbers_of(manifest)
+        (self._output,) = manifest.measurements
+
+    def run(self, given: ModelInput) -> ServiceOutput:
+        """See `models.service.Service`; looks at radiographs and at segments drawn on them."""
+        chosen = self._choose(given.radiographs, given.image_segmentations)
+        if isinstance(chosen, Refusal):
+            # Nothing was chosen: the refusal speaks of all images of the study.
+            first, *others = _series(given.radiographs)
+            return self._said(chosen, first, tuple(others))
+        main = _series([chosen])[0]
+        chest = chest_of(chosen, given.image_segmentations)
+        if isinstance(chest, Refusal):
+            return self._said(chest, main)
+        refusal = check_lungs(chest.lungs, chosen.towards_left, self._numbers.side_by_side)
+        found = refusal or ratio(chest.heart, chest.lungs)
+        return self._said(found, main, _sources(chest), automatic=chest.automatic)
+
+    def _choose(
+        self, images: Sequence[Radiograph], segmentations: Sequence[ImageSegmentation]
+    ) -> Radiograph | Refusal:
+        """The one image that is measured."""
+        chosen = choose(self._manifest.all_gates(), images)
+        if isinstance(chosen, Refusal):
+            return chosen
+        drawn = [image for image in chosen.images if is_drawn(image, segmentations)]
+        if len(drawn) > 1:
+            needed = "segments on one PA image"
+            return Refusal("duplicate-view", f"segments on {len(drawn)} PA images", needed)
+        return drawn[0] if drawn else chosen.images[0]
+
+    def _said(
+        self,
+        found: float | Refusal,
+        main: SeriesSource,
+        further: tuple[SeriesSource, ...] = (),
+        *,
+        automatic: bool = False,
+    ) -> ServiceOutput:
+        output = self._output
+        low, high = output.valid
+        if not isinstance(found, Refusal) and not low <= round(found, _DECIMALS) <= high:
+            found = Refusal("implausible-value", f"{found:.3f}", f"{low:g} to {high:g}")
+        if isinstance(found, Refusal):
+            withheld = Measurement(output.name, output.region, output.unit, refusal=found)
+            return ServiceOutput((withheld,), main=main, further=further)
+        value = round(found, _DECIMALS)
+        measurement = Measurement(output.name, output.region, output.unit, value=value)
+        risks, issues = conclude((measurement,), self._numbers.thresholds)
+        said = "Measured in a segment that a program drew."
+        return ServiceOutput(
+            (measurement,),
+            risks,
+            issues,
+            notes=((RATIO, said),) if automatic else (),
+            main=main,
+            further=further,
+        )
+
+
+def create(manifest: Manifest, _folder: Path, _host: Host) -> CardiothoracicRatio:
+    """What `models.registry` calls; there is nothing for a GPU to do."""
+    return CardiothoracicRatio(manifest)
+
+
+def _series(images: Sequence[Radiograph]) -> list[SeriesSource]:
+    series: dict[str, list[str]] = {}
+    for image in images:
+        series.setdefault(image.series_instance_uid, []).append(image.sop_instance_uid)
+    return [SeriesSource(uid, tuple(sorted(uids))) for uid, uids in sorted(series.items())]
+
+
+def _sources(chest: Chest) -> tuple[SeriesSource, ...]:
+    series: dict[str, list[str]] = {}
+    for item in chest.sources:
+        series.setdefault(item.series_instance_uid, []).append(item.sop_instance_uid)
+    return tuple(SeriesSource(uid, tuple(sorted(uids))) for uid, uids in sorted(series.items()))
+
+
+def _numbers_of(manifest: Manifest) -> Numbers:
+    try:
+        return Numbers.model_validate(
+            {**manifest.settings, "thresholds": dict(manifest.thresholds)}
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ManifestError(f"manifest of {manifest.id}: {field}: {first['msg']}") from error
