@@ -208,7 +208,7 @@ def _notes(members: Sequence[tuple[str, Json]], panel: Json) -> list[tuple[str, 
         (name, note["text"])
         for name, item in (*members, ("", panel))
         for note in item.get("note", [])
-        if "dataAbsentReason" not in item and "time" not in note
+        if "time" not in note and not _NOTE.fullmatch(note["text"])
     ]
     return list(dict.fromkeys(found))
 

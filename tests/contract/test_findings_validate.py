@@ -10,10 +10,18 @@ import pytest
 import requests
 from finding_samples import detected, of_a_site, refused_detection
 from result_samples import context, panel_of, resources
+from review_samples import ANN, Queue, allow, chosen, modified, parameters, struck, task_of
 
-from fhir_ext.resources.bundle import result_bundle
+from fhir_ext.clients.fhir import FhirClient
+from fhir_ext.resources.bundle import create_only, result_bundle
 from fhir_ext.resources.codes.naming import SITE_KINDS, site_system
 from fhir_ext.resources.conformance import load_bundle
+from fhir_ext.resources.ids import result_id
+from fhir_ext.settings import FhirSettings
+from fhir_ext.telemetry import Metrics
+from models.registry import Registry
+from operations.review.parameters import read_request
+from operations.review.service import ReviewService
 
 Json = dict[str, Any]
 HEADERS = {"Content-Type": "application/fhir+json", "Accept": "application/fhir+json"}
@@ -153,3 +161,33 @@ def test_the_profile_of_a_site_s_names_holds(hapi: Hapi) -> None:
     assert hapi.errors(number) == []
     del number["code"]["coding"][0]
     assert hapi.errors(number) != []
+
+
+@pytest.mark.parametrize("outcome", ["modify", "reject"])
+def test_what_a_review_makes_of_them_is_valid(hapi: Hapi, outcome: str) -> None:
+    fhir = FhirClient(FhirSettings(base_url=hapi.base_url))
+    fhir.put({"resourceType": "Patient", "id": "example"})
+    of = of_a_site(study=f"1.2.826.0.1.3680043.8.498.4713.{ord(outcome[0])}")
+    fhir.put(
+        {
+            "resourceType": "ImagingStudy",
+            "id": context(of).imaging_study_id,
+            "status": "available",
+            "subject": {"reference": "Patient/example"},
+        }
+    )
+    fhir.transaction_once(create_only(result_bundle(of, context(of))))
+    grade = result_id(of.inference_key, "classification", "grade", "liver")
+    cyst = result_id(of.inference_key, "detection", "0")
+    changes = [chosen(grade, site_system("category"), "acme-liver.grade.none"), struck(cyst)]
+    body = modified(*changes) if outcome == "modify" else parameters("reject")
+    service = ReviewService(fhir, Queue(), Registry(), Metrics())
+    task = service.review(task_of(of), ANN, read_request(body), "1", allow)
+    (trail,) = (o["valueReference"] for o in task["output"] if "valueReference" in o)
+    provenance = fhir.read(*trail["reference"].split("/"))
+    written = [fhir.read(*t["reference"].split("/")) for t in provenance["target"]]
+    assert len(written) == 1 + 8 + 1
+    assert {r["id"]: e for r in (*written, provenance) if (e := hapi.errors(r))} == {}
+    statuses = {r["id"]: r["status"] for r in written}
+    assert statuses[cyst] == "entered-in-error"
+    assert statuses[grade] == ("amended" if outcome == "modify" else "entered-in-error")

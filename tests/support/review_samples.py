@@ -46,6 +46,28 @@ def parameters(outcome: str, *changes: tuple[str, float, str], reason: Json | No
     return {"resourceType": "Parameters", "parameter": found}
 
 
+def change(target: str, part: str, **value: Any) -> Json:
+    """A change of a category or of a place, as a parameter; see `parameters` for numbers."""
+    reference = {"name": "target", "valueReference": {"reference": f"Observation/{target}"}}
+    return {"name": "change", "part": [reference, {"name": part, **value}]}
+
+
+def chosen(target: str, system: str, code: str) -> Json:
+    """A change of a category."""
+    return change(target, "category", valueCoding={"system": system, "code": code})
+
+
+def struck(target: str) -> Json:
+    """A place that is none."""
+    return change(target, "status", valueCode="entered-in-error")
+
+
+def modified(*changes: Json) -> Json:
+    """The body of `$review` with changes of any kind."""
+    body = parameters("modify")
+    return {**body, "parameter": [*body["parameter"], *changes]}
+
+
 def request(outcome: str, *changes: tuple[str, float, str]) -> ReviewRequest:
     return read_request(parameters(outcome, *changes))
 
