@@ -213,6 +213,11 @@ class MonaiBundleRuntime(NetworkRuntime):
         network: id of the network in `config`.
         inferer: id of the inferer in `config`; without it the network is called directly.
         postprocess: apply the activation and discretization of `config` to the output.
+        detector: id of a detector of MONAI in `config`, which is called instead of network and
+            inferer, with the box selection that `config` asks for. Its outputs are called
+            `boxes` (batch, n, 4 or 6), corners in array indices; `labels` (batch, n), from 1;
+            `scores` (batch, n), padded with zeros; and `count` (batch,).
+        at_most: n, boxes of one item.
         autocast: element type that torch may calculate in instead of float32.
     """
 
@@ -224,6 +229,8 @@ class MonaiBundleRuntime(NetworkRuntime):
     network: Text = "network_def"
     inferer: str | None = "inferer"
     postprocess: bool = True
+    detector: str | None = None
+    at_most: int = Field(100, ge=1)
     autocast: Literal["off", "bfloat16", "float16"] = "off"
 
     def files(self) -> tuple[Weights, ...]:

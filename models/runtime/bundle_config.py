@@ -31,7 +31,13 @@ _CLASSES: Final = (
 )
 _FUNCTIONS: Final = ("monai.networks.nets", "monai.apps.detection.networks")
 #: Where a name without a module is looked for.
-_HOMES: Final = ("monai.networks.nets", "monai.networks.blocks", "monai.inferers")
+_HOMES: Final = (
+    "monai.networks.nets",
+    "monai.networks.blocks",
+    "monai.inferers",
+    "monai.apps.detection.networks.retinanet_network",
+    "monai.apps.detection.networks.retinanet_detector",
+)
 _PLAIN: Final = frozenset({"torch.device", "torch.cuda.is_available", "torch.float32"})
 #: Methods of what another entry gives.
 _METHODS: Final = frozenset({"to", "eval"})

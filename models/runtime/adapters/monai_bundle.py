@@ -36,19 +36,23 @@ def load(runtime: MonaiBundleRuntime, files: Sequence[Verified], options: Option
     from models.runtime.device import torch_device
 
     config, metadata = _json(files[0]), _json(files[1])
+    if runtime.detector is not None:
+        from models.runtime.adapters import monai_detector
+
+        return monai_detector.load(runtime, config, metadata, files[2], options)
     finish = _postprocessing(config) if runtime.postprocess else []
     _compare(runtime, metadata, reshaped=bool(finish))
     target = torch_device(options.device)
-    network = _parsed(config, runtime.network, options)
+    network = parsed(config, runtime.network, options)
     import torch
 
     if not isinstance(network, torch.nn.Module):
         raise ModelFailure("weights-corrupt", f"{runtime.network} of the bundle is no network")
-    _fill(network, files[2])
+    fill_network(network, files[2])
     network.to(target).eval()
     call: Callable[..., Any] = network
     if runtime.inferer is not None and runtime.inferer in config:
-        inferer = _parsed(config, runtime.inferer, options)
+        inferer = parsed(config, runtime.inferer, options)
         call = lambda image: inferer(inputs=image, network=network)  # noqa: E731
     return TorchSession(
         lambda image: _finished(call(image), finish),
@@ -70,7 +74,7 @@ def _json(file: Verified) -> Json:
     return found
 
 
-def _parsed(config: Json, name: str, options: Options) -> Any:
+def parsed(config: Json, name: str, options: Options) -> Any:
     """One entry of the configuration, built; on our device, whatever the bundle prefers."""
     from monai.bundle.config_parser import ConfigParser
 
@@ -82,7 +86,12 @@ def _parsed(config: Json, name: str, options: Options) -> Any:
         raise ModelFailure("weights-corrupt", f"{name} of the bundle cannot be built") from error
 
 
-def _fill(network: torch.nn.Module, file: Verified) -> None:
+def fill_network(network: torch.nn.Module, file: Verified) -> None:
+    """Load the weights of a bundle into its network.
+
+    Raises:
+        ModelFailure: `weights-unsafe` or `weights-corrupt`.
+    """
     import torch
 
     if file.file.endswith(".safetensors"):
@@ -143,9 +152,7 @@ def _compare(runtime: MonaiBundleRuntime, metadata: Json, *, reshaped: bool) -> 
     Args:
         reshaped: the postprocessing may have changed the outputs' channels and element type.
     """
-    formats = metadata.get("network_data_format")
-    if not isinstance(formats, dict):
-        raise ModelFailure("weights-corrupt", "the metadata have no network_data_format")
+    formats = formats_of(metadata)
     for part, declared in (("inputs", runtime.inputs), ("outputs", runtime.outputs)):
         stated = formats.get(part)
         if not isinstance(stated, dict) or list(stated) != [tensor.name for tensor in declared]:
@@ -155,6 +162,18 @@ def _compare(runtime: MonaiBundleRuntime, metadata: Json, *, reshaped: bool) -> 
             continue
         for tensor in declared:
             _compare_tensor(tensor, stated[tensor.name])
+
+
+def formats_of(metadata: Json) -> Json:
+    """`network_data_format` of a bundle's metadata.
+
+    Raises:
+        ModelFailure: there is none.
+    """
+    formats = metadata.get("network_data_format")
+    if not isinstance(formats, dict):
+        raise ModelFailure("weights-corrupt", "the metadata have no network_data_format")
+    return formats
 
 
 def _compare_tensor(tensor: Tensor, stated: Any) -> None:
