@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,9 +48,26 @@ Say = Callable[[str], None]
 def train(backgrounds: Sequence[Background], plan: Plan, say: Say) -> NoduleNet:
     """A network after `plan.steps` steps. The same machine, torch, plan and backgrounds give
     the same numbers."""
+    with _repeatable(plan):
+        return _train(backgrounds, plan, say)
+
+
+@contextmanager
+def _repeatable(plan: Plan) -> Iterator[None]:
+    """Fixed threads, seed and algorithms; the process's own come back afterwards."""
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(plan.threads)
     torch.use_deterministic_algorithms(True)
-    torch.manual_seed(plan.seed)
+    try:
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(plan.seed)
+            yield
+    finally:
+        torch.use_deterministic_algorithms(strict)
+        torch.set_num_threads(threads)
+
+
+def _train(backgrounds: Sequence[Background], plan: Plan, say: Say) -> NoduleNet:
     network = NoduleNet().to(memory_format=torch.channels_last_3d).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=plan.rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, plan.steps))

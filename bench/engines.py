@@ -1,0 +1,168 @@
+"""How much quicker is OpenVINO than eager torch, and what does a cold model cost?
+
+Both engines run the shipped network of the reference nodule detector (`engine: auto` is OpenVINO
+on the CPU, the file's own runtime is torch) on the same patches of a phantom chest with synthetic
+nodules, in turns, with the same number of threads; what counts is the ratio of medians, for all
+share the machine. Their outputs are compared within the manifest's `agreement`.
+
+A cold model is one that the process has not loaded: its first result on a whole volume is
+compared with twice a warm one plus the time to load, each in fresh processes.
+
+    python bench/engines.py [--rounds 15] [--patches 8] [--processes 3]
+
+The last line is one line of JSON. Goals: `times_quicker` at least 4, `cold_ratio` at most 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from fhir_ext.dicom.volume import Acquisition, CTVolume
+from fhir_ext.phantom import PhantomSpec, build, orient
+from models.manifest.runtimes import TorchExportRuntime
+from models.registry import Installed, Registry
+from models.runtime.agreement import agreement
+from models.runtime.opening import open_session
+from models.runtime.options import Options
+from models.service import ModelInput
+
+SERVICE = "nodule-detection"
+
+
+def installed() -> Installed:
+    return Registry().find(SERVICE)
+
+
+def patches(count: int) -> npt.NDArray[np.float32]:
+    """Patches around synthetic nodules in a phantom, and of its air and walls."""
+    from models.nodule_detection.train.backgrounds import phantom
+    from models.nodule_detection.train.scenes import training_batch
+
+    found = training_batch(phantom(7, "soft"), (7, 7, 7)).image.numpy()
+    return np.ascontiguousarray(found[:count])
+
+
+def timed(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def side_by_side(count: int, rounds: int) -> dict[str, float]:
+    """Seconds of both engines for one patch, and whether they agree."""
+    import torch
+
+    found = installed()
+    runtime = found.manifest.runtime
+    assert isinstance(runtime, TorchExportRuntime)
+    threads = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    options = Options(threads=threads, max_batch=found.manifest.batching.max_size)
+    quick = open_session(runtime, found.folder, options)
+    eager = open_session(runtime, found.folder, replace(options, reference=True))
+    given = patches(count)
+    together = agreement(eager, quick, [{"image": given}], runtime.agreement)
+    print(
+        f"{count} patches of {given.shape[1:]}, {threads} threads: the outputs "
+        f"differ by at most {together.largest:.2g}, {together.excess:.2g} of what is allowed"
+    )
+    calls: dict[str, Callable[[], object]] = {
+        "openvino": lambda: quick.run({"image": given}),
+        "torch": lambda: eager.run({"image": given}),
+    }
+    for call in calls.values():
+        call()
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for number in range(rounds):
+        for name in sorted(calls, reverse=bool(number % 2)):
+            taken[name].append(timed(calls[name]) / count)
+    for name, values in taken.items():
+        print(
+            f"  {name:9} median {1000 * statistics.median(values):.1f} ms for a patch, "
+            f"{1000 * min(values):.1f} to {1000 * max(values):.1f}"
+        )
+    medians = {name: statistics.median(values) for name, values in taken.items()}
+    return {
+        "openvino_ms": 1000 * medians["openvino"],
+        "torch_ms": 1000 * medians["torch"],
+        "times_quicker": medians["torch"] / medians["openvino"],
+        "times_quicker_at_best": min(taken["torch"]) / min(taken["openvino"]),
+        "largest_difference": together.largest,
+        "agree": float(together.holds),
+    }
+
+
+def volume() -> CTVolume:
+    spec = PhantomSpec()
+    voxels, geometry = orient(build(spec).render("soft"), spec.spacing_mm, "HFS")
+    acquisition = Acquisition("CT", "SIEMENS", "B30f", 2.5, 120.0, patient_age_years=61.0)
+    return CTVolume(voxels, geometry, acquisition, "1.2", "1.3", ("1.4",) * len(voxels))
+
+
+def child(what: str) -> None:
+    """Runs in a fresh process; one line of JSON."""
+    if what == "load":
+        found = installed()
+        runtime = found.manifest.runtime
+        assert isinstance(runtime, TorchExportRuntime)
+        print(json.dumps({"load": timed(lambda: open_session(runtime, found.folder, Options()))}))
+        return
+    given = ModelInput(volume())
+    registry = Registry()
+    cold = timed(lambda: registry.load(SERVICE).run(given))
+    warm = [timed(lambda: registry.load(SERVICE).run(given)) for _ in range(3)]
+    print(json.dumps({"cold": cold, "warm": statistics.median(warm)}))
+
+
+def fresh(what: str) -> dict[str, float]:
+    done = subprocess.run(
+        [sys.executable, __file__, "--child", what], stdout=subprocess.PIPE, text=True, check=True
+    )
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def cold_start(processes: int) -> dict[str, float]:
+    """Medians over fresh processes: first result, warm result, time to load."""
+    rows = [{**fresh("load"), **fresh("cold")} for _ in range(processes)]
+    found = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+    print(
+        f"whole phantom: first result {found['cold']:.2f} s, warm {found['warm']:.2f} s, "
+        f"load {found['load']:.2f} s"
+    )
+    return {
+        "cold_s": found["cold"],
+        "warm_s": found["warm"],
+        "load_s": found["load"],
+        "cold_ratio": found["cold"] / (2 * found["warm"] + found["load"]),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--patches", type=int, default=8)
+    parser.add_argument("--processes", type=int, default=3)
+    parser.add_argument("--child", choices=("load", "cold"))
+    arguments = parser.parse_args()
+    if arguments.child:
+        child(arguments.child)
+        return
+    result = side_by_side(arguments.patches, arguments.rounds)
+    result |= cold_start(arguments.processes)
+    print(json.dumps({name: round(value, 4) for name, value in result.items()}))
+
+
+if __name__ == "__main__":
+    main()
