@@ -24,8 +24,7 @@ from fhir_ext.resources import codes
 from fhir_ext.resources.ids import device_id
 from fhir_ext.results import ModelIdentity
 from fhir_ext.store.repository import now
-from fhir_ext.store.samples import SampledVersion, SampleStore
-from models.registry import Registry
+from fhir_ext.store.samples import SampleStore
 
 if TYPE_CHECKING:
     import pydicom
@@ -167,9 +166,8 @@ def test_a_study_that_is_analyzed_leaves_a_sample(
     (series,) = small_study(installation.patient())
     uid = installation.store(series)
     installation.wait_done(uid)
-    model = Registry().manifest("lung-density").identity()
-    version = SampledVersion(model.id, model.version, model.settings_hash)
     store = SampleStore(installation.repository.engine)
+    (version,) = store.versions(begin, service="lung-density")
     (sample,) = store.between(version, begin, now())
     assert sample.role == "active"
     assert sample.mix["scanner"] == str(series[0].ManufacturerModelName)
@@ -181,8 +179,7 @@ def test_a_study_that_is_analyzed_leaves_a_sample(
     text = json.dumps(sample.model_dump(mode="json"))
     assert all(planted not in text for planted in installation.planted)
     metrics = requests.get(installation.tree.urls["worker metrics"], timeout=10).text
-    assert f'fhir_ext_model_seconds_count{{service="lung-density",version="{model.version}"}}' in (
-        metrics
-    )
+    of = f'service="lung-density",version="{version.version}"'
+    assert f"fhir_ext_model_seconds_count{{{of}}}" in metrics
     assert all(planted not in metrics for planted in installation.planted)
     assert "too few" in command(installation, "drift", "lung-density")

@@ -13,6 +13,7 @@ import pytest
 from drift_samples import DAY, FIRST, SERVICE, VERSION, samples
 from result_samples import KERNEL, MODEL, SERIES_UID, STUDY_UID, result
 from sqlalchemy.exc import OperationalError
+from synthetic_mg import mammogram, read
 
 from fhir_ext.dicom.volume import Acquisition, CTVolume, Geometry
 from fhir_ext.results import Classification, Detection, Region, ServiceResult
@@ -193,6 +194,14 @@ def test_facts_are_bands_and_clean_names() -> None:
 )
 def test_the_oldest_are_one_band(age: float, band: str) -> None:
     assert acquired(patient_age_years=age)["age-band"] == band
+
+
+def test_of_several_films_the_first_speaks() -> None:
+    first = mammogram("L-CC", SOPInstanceUID="1.2.1", ManufacturerModelName="Selenia")
+    second = mammogram("R-CC", SOPInstanceUID="1.2.2", ManufacturerModelName="Lorad")
+    found = facts(ModelInput(mammograms=tuple(read(second, first))))
+    assert (found["manufacturer"], found["scanner"]) == ("ACME", "Selenia")
+    assert (found["sex"], found["kernel"]) == ("F", "unknown")
 
 
 def test_images_that_cannot_be_read_are_unknown() -> None:
