@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from fhir_ext.dicom.assemble import VolumeAssembler
 from fhir_ext.dicom.headers import take_apart, text
-from fhir_ext.dicom.mammography import Mammogram, read_mammogram
+from fhir_ext.dicom.mammography import read_mammogram
+from fhir_ext.dicom.radiograph import read_radiograph
 from fhir_ext.dicom.seg import read_segmentation
+from fhir_ext.dicom.seg_image import read_image_segmentation
 from fhir_ext.dicom.volume import CTVolume
 from fhir_ext.errors import RefusedInput
 from fhir_ext.settings import LimitSettings
@@ -23,6 +25,8 @@ from models.service import ModelInput
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+T = TypeVar("T")
 
 #: Segmentation Storage (PS3.4 B.5).
 _SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
@@ -77,14 +81,21 @@ def images_of(
             raise RefusedInput("a phantom is a CT volume, which this model is not shown")
         return ModelInput(volume=_volume(_phantom(given), limits), study="case")
     parts = [read_file(folder, file) for file in given.files]
-    segments = tuple(
-        read_segmentation(memoryview(part), limits) for part in parts if _is_seg(part, limits)
-    )
+    segments = [part for part in parts if _is_seg(part, limits)]
     others = [part for part in parts if not _is_seg(part, limits)]
     if images == "mammograms":
-        read = tuple(_readable(others, limits))
-        return ModelInput(mammograms=read, segmentations=segments, study="case")
-    return ModelInput(volume=_volume(others, limits), segmentations=segments, study="case")
+        return ModelInput(mammograms=_readable(others, read_mammogram, limits), study="case")
+    if images in ("radiographs", "segmented-radiographs"):
+        return ModelInput(
+            radiographs=_readable(others, read_radiograph, limits),
+            image_segmentations=_readable(segments, read_image_segmentation, limits),
+            study="case",
+        )
+    return ModelInput(
+        volume=_volume(others, limits),
+        segmentations=_readable(segments, read_segmentation, limits),
+        study="case",
+    )
 
 
 def _is_seg(part: bytes, limits: LimitSettings) -> bool:
@@ -95,15 +106,24 @@ def _is_seg(part: bytes, limits: LimitSettings) -> bool:
     return text(raw.values.get("SOPClassUID")) == _SEGMENTATION
 
 
-def _readable(parts: Sequence[bytes], limits: LimitSettings) -> Iterator[Mammogram]:
+def _readable(
+    parts: Sequence[bytes], read: Callable[[memoryview, LimitSettings], T], limits: LimitSettings
+) -> tuple[T, ...]:
+    """Objects that can be read; others are left out, as they are in a study.
+
+    Raises:
+        RefusedInput: there are some, and none can be read.
+    """
+    found: list[T] = []
     rejected: Counter[str] = Counter()
     for part in parts:
         try:
-            yield read_mammogram(memoryview(part), limits)
+            found.append(read(memoryview(part), limits))
         except RefusedInput as refused:
             rejected[refused.code] += 1
-    if sum(rejected.values()) == len(parts):
+    if parts and not found:
         raise _unusable(rejected)
+    return tuple(found)
 
 
 def _volume(parts: Iterable[bytes], limits: LimitSettings) -> CTVolume:

@@ -91,7 +91,7 @@ class _Seeding:
             heir: its predecessor was active.
             known: the service has other versions here, so people have decided about it.
         """
-        switched_on = getattr(self.installed.manifest, "switched_on", True)
+        switched_on = self.installed.manifest.switched_on
         return State.ACTIVE if heir or (switched_on and not known) else State.DRAFT
 
     def _row(self, state: State) -> ModelVersion:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import synthetic_cr as cr
 import synthetic_mg as mg
 import tiny_networks as tiny
 import yaml
@@ -18,10 +19,12 @@ from seg_samples import encoded, segment
 
 from fhir_ext.phantom import PhantomSpec, build, write_series
 from fhir_ext.settings import LimitSettings
+from models.manifest.evidence import DicomInput
 from models.manifest.runtimes import NetworkRuntime
 from models.registry import MANIFEST, Registry
 from models.runtime.host import Host
 from models.runtime.options import Options
+from operations.model_registry.case_images import images_of
 from operations.model_registry.cases import run_cases
 from operations.model_registry.folder import sha256_of
 from operations.model_registry.report import CasesReport
@@ -223,6 +226,14 @@ def test_mammograms_are_classified(tmp_path: Path, host: Host) -> None:
     small, chosen = report.cases[0].checks
     assert small.passed
     assert (chosen.passed, chosen.seen) == (False, "image-size")
+
+
+def test_radiographs_are_read_and_others_left_out(tmp_path: Path) -> None:
+    parts = [*cr.parts(cr.radiograph("PA"), cr.computed("LL", number=2)), b"no DICOM"]
+    given = DicomInput.model_validate(write_files(tmp_path, parts))
+    found = images_of(given, "radiographs", tmp_path, LimitSettings())
+    assert len(found.radiographs) == 2
+    assert found.volume is None
 
 
 def seg_of(instances: list[Any], mask: np.ndarray) -> Any:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from registry_samples import LUNG, OPERATOR, Desk, lung_manifest, shipped_copy
 
 from models.lifecycle import State
-from models.registry import Registry
 from operations.model_registry import states as module
 from operations.model_registry.states import seed, states
 
@@ -49,15 +47,11 @@ def test_a_second_start_changes_nothing(desk: Desk) -> None:
     assert desk.queue.chores == queued
 
 
-def test_what_is_switched_on_by_hand_begins_as_a_draft(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (installed,) = desk.registry.shipped()
-    manifest = installed.manifest
-    off = SimpleNamespace(identity=manifest.identity, switched_on=False)
-    found = SimpleNamespace(manifest=off, folder=installed.folder, shipped=True)
-    monkeypatch.setattr(Registry, "shipped", lambda _self: (found,))
+def test_what_is_switched_on_by_hand_begins_as_a_draft(desk: Desk) -> None:
+    ship(desk, "1.0.0", switched_on=False)
     assert start(desk) == {"1.0.0": State.DRAFT}
+    ship(desk, "1.1.0", switched_on=False)
+    assert start(desk) == {"1.0.0": State.RETIRED, "1.1.0": State.DRAFT}
 
 
 def test_a_newer_release_takes_the_place_of_the_older(desk: Desk) -> None:
