@@ -10,6 +10,7 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
+from fhir_ext.phantom import KernelName
 from models.nodule_detection.train.backgrounds import (
     Annotated,
     Background,
@@ -23,8 +24,10 @@ from models.nodule_detection.train.export import export
 from models.nodule_detection.train.loop import Plan, train
 from models.nodule_detection.train.report import write_report
 
-#: Seeds of the phantoms that are learnt from, and of those that are tested on.
-LEARN_PHANTOMS, TEST_PHANTOMS = (1, 2), (101, 102)
+#: Seeds of the phantoms that are learnt from, with both kernels.
+LEARN_PHANTOMS = (1, 2)
+#: Those that are tested on.
+TEST_PHANTOMS: tuple[tuple[int, KernelName], ...] = ((101, "soft"), (102, "sharp"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,8 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.no_test:
         if options.held_out is not None:
             test += _scans(options.held_out, annotated, "other patients, series")
-        for seed in TEST_PHANTOMS:
-            test += [phantom(seed, "soft"), phantom(seed, "sharp")]
+        test += [phantom(seed, kernel) for seed, kernel in TEST_PHANTOMS]
         write_report(options.out, plan, learn, test, say)
     return 0
 

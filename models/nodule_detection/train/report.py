@@ -15,6 +15,7 @@ import torch
 
 from models.nodule_detection.network import SPACING_MM
 from models.nodule_detection.train.backgrounds import Background
+from models.nodule_detection.train.cases import write_cases
 from models.nodule_detection.train.froc import (
     RATES,
     Marked,
@@ -29,7 +30,7 @@ from models.nodule_detection.train.scenes import Scene, scene
 from models.nodule_detection.train.search import Rows, Run, search, shipped
 
 #: Scenes of each background, and nodules of each scene.
-SCENES, NODULES = 8, 6
+SCENES, NODULES = 8, 8
 #: Groups of diameters in mm.
 SIZES = ((4.0, 6.0), (6.0, 8.0), (8.0, 12.0), (12.0, 20.1))
 #: Seeds of the tests never meet those of the training.
@@ -43,7 +44,10 @@ def write_report(
     test: Sequence[Background],
     say: Say,
 ) -> None:
-    """Test `network.pt2` of a folder on backgrounds and annotated tumours; `training.json`."""
+    """Test `network.pt2` of a folder on backgrounds and annotated tumours.
+
+    Writes `training.json`, and the tensors of the manifest's case.
+    """
     found: dict[str, list[Marked]] = {}
     tumours: list[dict[str, Any]] = []
     with shipped(folder / "network.pt2") as run:
@@ -51,6 +55,7 @@ def write_report(
             found[background.name] = _marked(run, background, (plan.seed, _STREAM, number))
             tumours += _tumours(run, background)
             say(f"tested on {background.name}: {_line(found[background.name])}")
+        write_cases(folder / "cases", run)
     everything = [item for items in found.values() for item in items]
     report = {
         "made_with": _made_with(),
