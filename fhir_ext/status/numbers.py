@@ -29,7 +29,9 @@ STALE: Final = 30.0
 BATCH: Final = 100
 
 #: What `read_panel` looks at.
-ELEMENTS: Final = "status,code,component,hasMember,valueQuantity,dataAbsentReason"
+ELEMENTS: Final = (
+    "status,code,bodySite,component,hasMember,valueQuantity,valueCodeableConcept,dataAbsentReason"
+)
 
 #: What reading a resource raises that somebody else wrote in another shape.
 _MISSHAPEN = (KeyError, TypeError, AttributeError, ValueError)

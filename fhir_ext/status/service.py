@@ -252,9 +252,13 @@ class StatusService:
 
     def _measurements(self, panel: PanelReading) -> list[MeasurementView]:
         rows: dict[str, MeasurementView] = {}
+        places = 0
         for member in panel.members:
-            name = member.name
-            row = rows.setdefault(name, MeasurementView(name, words.measurement_words(name), {}))
+            key, said = member.name, words.output_words(member.name)
+            if member.kind == "detection":
+                places += 1
+                key, said = f"{key} {places}", f"{said} {places}"
+            row = rows.setdefault(key, MeasurementView(key, said, {}))
             row.regions[str(member.region)] = CellView(
                 value=member.value,
                 unit=member.unit,
@@ -262,6 +266,7 @@ class StatusService:
                 reason_words=words.refusal_words(member.reason),
                 status=member.status,
                 observation=self._url("Observation", member.observation_id),
+                text=member.category_text,
             )
         return list(rows.values())
 

@@ -46,9 +46,11 @@ class ReasonView:
 
 @dataclass(frozen=True, slots=True)
 class CellView:
-    """One measurement in one region: a number with its UCUM unit, or the code of a refusal.
+    """One result in one region: a number with its UCUM unit, or the code of a refusal.
 
     Attributes:
+        value: the number; of a place that was found its score; None without one.
+        text: category or class for people; empty of a number.
         status: FHIR R4 Observation.status, which says whether a human has looked.
         observation: URL of the Observation in HAPI.
     """
@@ -59,11 +61,12 @@ class CellView:
     reason_words: str
     status: str
     observation: str
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class MeasurementView:
-    """One measurement; `regions` by code of `fhir_ext.results.Region`."""
+    """One measurement, classification or place; `regions` by code of `fhir_ext.results.Region`."""
 
     name: str
     words: str
@@ -73,7 +76,10 @@ class MeasurementView:
     def withheld_everywhere(self) -> CellView | None:
         """The cell that speaks for all regions when all are withheld for one reason."""
         cells = list(self.regions.values())
-        alike = all(cell.value is None and cell.reason == cells[0].reason for cell in cells)
+        alike = all(
+            cell.value is None and not cell.text and cell.reason == cells[0].reason
+            for cell in cells
+        )
         return cells[0] if cells and alike else None
 
 
@@ -100,8 +106,12 @@ class ServiceView:
 
     @property
     def has_numbers(self) -> bool:
-        """Whether any number stands; the reasons say it all where none does."""
-        return any(cell.value is not None for m in self.measurements for cell in m.regions.values())
+        """Whether any number or category stands; the reasons say it all where none does."""
+        return any(
+            cell.value is not None or cell.text
+            for item in self.measurements
+            for cell in item.regions.values()
+        )
 
     @property
     def regions(self) -> list[str]:

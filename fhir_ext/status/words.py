@@ -8,6 +8,8 @@ from types import MappingProxyType
 from typing import Final
 
 from fhir_ext.resources.codes import (
+    CLASSIFICATION,
+    DETECTION,
     ERROR,
     MEASUREMENT,
     MODEL_ALERT,
@@ -18,6 +20,7 @@ from fhir_ext.resources.codes import (
     UNIT_TEXT,
     LocalSystem,
 )
+from fhir_ext.resources.codes.naming import words
 from fhir_ext.results import Region
 
 STATE_WORDS: Final[Mapping[str, str]] = MappingProxyType(
@@ -76,8 +79,10 @@ def unmatched_words(code: str) -> str:
     return UNMATCHED_WORDS.get(code) or reason_words(code)
 
 
-def measurement_words(code: str) -> str:
-    return _display((MEASUREMENT,), code)
+def output_words(code: str) -> str:
+    """What a measurement, classification or detection is called; a site's name as words."""
+    said = _display((MEASUREMENT, CLASSIFICATION, DETECTION), code)
+    return words(code) if said == code else said
 
 
 def region_words(code: str) -> str:

@@ -14,8 +14,7 @@ from fastapi import FastAPI
 
 from fhir_ext.errors import NotFoundError, UpstreamUnavailable
 from fhir_ext.outcome import SecurityHeaders, install_error_handlers
-from fhir_ext.resources.observation import measurement
-from fhir_ext.resources.panel import panel
+from fhir_ext.resources.panel import members, panel
 from fhir_ext.results import ServiceResult
 from fhir_ext.status.routes import status_router
 from fhir_ext.status.service import HealthState, QueueState, StatusDeps
@@ -48,10 +47,7 @@ class FhirInMemory:
     def add(self, result: ServiceResult) -> str:
         """Hold a result as the builders write it; returns the panel's id."""
         context = samples.context(result)
-        built = [
-            panel(result, context),
-            *(measurement(result, item, context) for item in result.measurements),
-        ]
+        built = [panel(result, context), *members(result, context)]
         self.observations.update((item["id"], item) for item in built)
         return str(built[0]["id"])
 
