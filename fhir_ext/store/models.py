@@ -54,7 +54,7 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class CasesRun:
     """What a run of a version's cases found.
 
     Attributes:
@@ -135,7 +135,7 @@ class ModelStore:
             self._commit(session)
             return events
 
-    def record_test(self, service: str, version: str, tested: Tested, cause: Cause) -> ModelEvent:
+    def record_test(self, service: str, version: str, tested: CasesRun, cause: Cause) -> ModelEvent:
         """Keep what a run of the cases found, and that it was run."""
         with self._session() as session:
             row = session.get_one(ModelVersion, (service, version))

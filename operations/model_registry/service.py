@@ -20,7 +20,7 @@ from fhir_ext.errors import ConflictError, UnprocessableError
 from fhir_ext.logs import event as log_event
 from fhir_ext.logs import get_logger
 from fhir_ext.settings import ModelSettings
-from fhir_ext.store.models import Cause, ModelStore, Move, Tested
+from fhir_ext.store.models import CasesRun, Cause, ModelStore, Move
 from fhir_ext.store.repository import now
 from fhir_ext.store.tables import ModelEvent, ModelVersion
 from models.lifecycle import State, may_follow
@@ -136,7 +136,7 @@ class ModelRegistryService:
         digest = digest_of(installed.folder)
         report = self.try_cases(installed)
         kept = {**report.as_json(), **({"request": request} if request else {})}
-        tested = Tested(report.passed, digest, fhir_ext.__version__, kept)
+        tested = CasesRun(report.passed, digest, fhir_ext.__version__, kept)
         said = "passed" if report.passed else "failed"
         cause = _cause(Action.TEST, actor, said)
         self._tell([self.store.record_test(service, version, tested, cause)], actor)
@@ -268,10 +268,14 @@ class ModelRegistryService:
         actor.require(Action.RECALL)
         reason = _reason(reason)
         row = self.version(service, version)
+        # The queue knows a key for good; what is asked for once more is to run once more.
+        again = uuid.uuid4().hex[:8] if row.state is State.RECALLED else ""
         if row.state is not State.RECALLED:
             cause = _cause(Action.RECALL, actor, reason)
             row = self._moved([_move(row, State.RECALLED)], cause, actor)
-        start_recall(self.queue, service, version, row.settings_hash, reason, actor.who)
+        start_recall(
+            self.queue, service, version, row.settings_hash, reason, actor.who, again=again
+        )
         return row
 
     def _shipped(self, service: str, version: str) -> bool:
