@@ -79,7 +79,7 @@ class RecallVersion:
         Raises:
             UpstreamError: HAPI is down.
         """
-        part = part_of(payload)
+        part = self._known(part_of(payload))
         recall = part.recall
         if part.number == 0:
             self.recaller.mark(recall)
@@ -90,6 +90,12 @@ class RecallVersion:
         event(log, "recall-part", service=recall.service, version=recall.version, count=done)
         if not finished:
             enqueue_part(self.queue, following)
+
+    def _known(self, part: Part) -> Part:
+        """The part with the reason of the first recall: asked for again, it is the same one."""
+        found = self.recaller.fhir.find("Task", part.recall.task_id)
+        known = _recall_in(found) if found else None
+        return replace(part, recall=known) if known else part
 
     def _work(self, part: Part) -> tuple[Part, bool]:
         """The part that follows, and whether it is empty."""
@@ -198,7 +204,7 @@ def watch_recalls(fhir: FhirClient, queue: ChoreQueue) -> int:
     }
     count = 0
     for task in tasks.values():
-        recall = _known(task)
+        recall = _recall_in(task)
         if recall is None:
             continue
         if task["status"] == "in-progress":
@@ -212,7 +218,7 @@ def watch_recalls(fhir: FhirClient, queue: ChoreQueue) -> int:
     return count
 
 
-def _known(task: Json) -> Recall | None:
+def _recall_in(task: Json) -> Recall | None:
     """The recall of a Task, when it is one of ours.
 
     Others may write Tasks with our codes; the gateway lets nobody write our identifiers.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from models.manifest import Manifest
@@ -122,7 +122,7 @@ def _page(manifest: Manifest, folder: Path | None) -> str:
     return "---\n\n" + path.read_text("utf-8", errors="replace").strip()
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *(tuple(map(_cell, row)) for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -68,14 +68,14 @@ def start_recall(
     """Recall a model version; durable when this returns, also while HAPI is down.
 
     The caller has brought the version into the state `recalled` before, so that no new study
-    is shown to it. Asked for twice, it happens once.
+    is shown to it. Asked for twice without another `again`, it happens once.
 
     Args:
         settings_hash: of the version's `ModelIdentity`.
         reason: one sentence without patient data; it is written into every result.
         who: `Practitioner/…` or the subject of a token, or the name of an operator.
-        again: a word that makes it a new recall, which withdraws what is left; for a HAPI
-            that was restored from a backup.
+        again: a word that has it gone through once more, which withdraws what is left; for
+            a HAPI that was restored from a backup. Reason and name of the first time stand.
 
     Returns:
         The workflow id.

@@ -195,6 +195,21 @@ def test_a_repeat_changes_nothing() -> None:
     assert counts_of(worker.summary) == Counts(groups=3, withdrawn=3 * 16)
 
 
+def test_asked_again_the_first_reason_stands() -> None:
+    fhir, _ = filled(1)
+    worker = Worker(fhir)
+    worker.start()
+    worker.run()
+    add(fhir, 9)
+    start_recall(
+        worker.queue, MODEL.id, MODEL.version, MODEL.settings_hash, "other", "else", again="x"
+    )
+    assert worker.run() == 1
+    assert worker.summary["reasonCode"]["text"] == REASON
+    notes = [o["note"][-1]["text"] for o in fhir.search("Observation", {})]
+    assert set(notes) == {f"Recalled: {REASON}"}
+
+
 def test_a_reviewer_who_is_quicker_keeps_the_last_word() -> None:
     fhir, (of,) = filled(1)
     worker = Worker(fhir)
