@@ -134,8 +134,9 @@ def _check_outputs(manifest: Manifest) -> None:
             raise unfit(manifest, f"{at}.kind", "must be of the whole image")
         if output.tensor is None:
             raise unfit(manifest, f"{at}.tensor", "is needed")
-        exclusive = isinstance(output, Classification) and output.exclusive
-        if exclusive and all(item.threshold is not None for item in output.classes):
+        if not isinstance(output, Classification) or not output.exclusive:
+            continue
+        if all(item.threshold is not None for item in output.classes):
             raise unfit(manifest, f"{at}.classes", "one must have no threshold")
 
 
