@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
 
@@ -12,10 +13,12 @@ from pydicom.sr import _concepts_dict as dictionary
 import fhir_ext.resources.conformance as conformance
 from fhir_ext.dicom.volume import REJECTIONS
 from fhir_ext.resources import codes
+from fhir_ext.resources.codes import naming
 from fhir_ext.resources.conformance import conformance_resources, load_bundle
 from fhir_ext.resources.conformance.definitions import files
 from fhir_ext.results import Region
 from models.gates import RULES
+from models.manifest.outputs import Classification, Detections, MeasurementOutput, Output
 from models.registry import Registry
 from operations.analyze import plan
 
@@ -39,7 +42,7 @@ PUBLISHED = _published()
 
 
 #: SNOMED CT codes that DICOM does not use; docs/conformance.md names their source.
-NOT_IN_DICOM = {codes.EMPHYSEMA}
+NOT_IN_DICOM = {codes.EMPHYSEMA, codes.NODULE_OF_LUNG}
 
 
 @pytest.mark.parametrize(
@@ -99,17 +102,46 @@ def test_every_reason_of_the_planner_has_a_code() -> None:
     assert set(said) <= {item.code for item in codes.NOT_APPLIED_REASON.codes}
 
 
+def _names(output: Output) -> Iterator[tuple[str, codes.LocalSystem]]:
+    """Every name that results of an output are written under, and where it must be."""
+    if isinstance(output, MeasurementOutput):
+        assert output.unit in codes.UNIT_TEXT
+        yield output.name, codes.MEASUREMENT
+    elif isinstance(output, Classification):
+        for name, categories in output.results():
+            yield name, codes.CLASSIFICATION
+            for category in categories:
+                yield category, codes.CATEGORIES[name]
+                yield f"{name}-{category}-probability", codes.CLASSIFICATION
+    else:
+        yield f"{output.name}{codes.COUNT_SUFFIX}", codes.MEASUREMENT
+        if isinstance(output, Detections):
+            yield output.name, codes.DETECTION
+            for item in output.classes:
+                yield item.name, codes.DETECTION
+
+
 def test_every_output_of_the_shipped_models_has_a_code() -> None:
     registry = Registry()
     assert registry.services()
     for service in registry.services():
-        for output in registry.manifest(service).outputs:
-            if output.name in codes.CLASSIFICATION:
-                assert output.name in codes.CATEGORIES
-                continue
-            assert codes.PANEL[service] in codes.MEASUREMENT
-            assert output.name in codes.MEASUREMENT
-            assert output.unit in codes.UNIT_TEXT
+        manifest = registry.manifest(service)
+        if service not in codes.PANEL:
+            # What a site must bring the network of is named by the site.
+            assert not manifest.switched_on, service
+            continue
+        assert codes.PANEL[service] in codes.MEASUREMENT
+        for output in manifest.outputs:
+            for name, system in _names(output):
+                assert name in system, f"{service}: {name}"
+
+
+def test_site_names_have_systems_that_we_do_not_define() -> None:
+    ours = {system.url for system in codes.LOCAL_SYSTEMS}
+    assert not ours & {naming.site_system(kind) for kind in naming.SITE_KINDS}
+    text = (ROOT / "docs" / "conformance.md").read_text("utf-8")
+    for kind in naming.SITE_KINDS:
+        assert f"`site-{kind}`" in text
 
 
 def test_every_region_has_a_site_and_a_side() -> None:
