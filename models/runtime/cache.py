@@ -37,11 +37,17 @@ class SessionCache:
     Args:
         limits: bytes that the sessions of each device may hold together.
         patience: longest wait (s) until sessions in use are given back.
+        step_back: how long (s) one waits for room before new users of what is loaded step back
+            for it. Less would load and evict two busy networks in turns.
     """
 
-    def __init__(self, limits: Mapping[Device, int], patience: float = 600.0) -> None:
+    def __init__(
+        self, limits: Mapping[Device, int], patience: float = 600.0, step_back: float = 10.0
+    ) -> None:
         self._limits = dict(limits)
-        self._patience = patience
+        self._patience, self._step_back = patience, step_back
+        #: Who waits for room: on which device, and since when.
+        self._waiting: dict[object, tuple[Device, float]] = {}
         self._entries: dict[tuple[Device, str], _Entry] = {}
         self._changed = threading.Condition()
         self._clock = 0
@@ -90,19 +96,30 @@ class SessionCache:
             return self._held(device)
 
     def _enter(self, place: tuple[Device, str], needed: int, load: Callable[[], Session]) -> _Entry:
-        deadline = time.monotonic() + self._patience
+        came, ticket = time.monotonic(), object()
         with self._changed:
-            while True:
-                entry = self._entries.get(place)
-                if entry is None and self._make_room(place[0], needed):
-                    entry = self._entries[place] = _Entry(needed, users=1)
-                    break
-                if entry is not None and entry.session is not None:
-                    entry.users += 1
-                    return entry
-                if not self._changed.wait(deadline - time.monotonic()):
-                    raise ModelFailure("device-memory", "other networks kept it full")
+            try:
+                while True:
+                    entry = self._entries.get(place)
+                    if entry is None:
+                        if self._make_room(place[0], needed):
+                            entry = self._entries[place] = _Entry(needed, users=1)
+                            break
+                        self._waiting[ticket] = (place[0], came)
+                    elif entry.session is not None and self._free(place[0], came):
+                        entry.users += 1
+                        return entry
+                    if not self._changed.wait(came + self._patience - time.monotonic()):
+                        raise ModelFailure("device-memory", "other networks kept it full")
+            finally:
+                if self._waiting.pop(ticket, None):
+                    self._changed.notify_all()
         return self._loaded(place, entry, load)
+
+    def _free(self, device: Device, came: float) -> bool:
+        """Whether nobody who came before has waited for room on the device for too long."""
+        latest = min(came, time.monotonic() - self._step_back)
+        return all(place != device or since >= latest for place, since in self._waiting.values())
 
     def _loaded(
         self, place: tuple[Device, str], entry: _Entry, load: Callable[[], Session]

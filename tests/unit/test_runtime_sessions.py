@@ -312,6 +312,31 @@ def test_room_that_never_comes() -> None:
         pass
 
 
+def test_a_network_that_is_never_idle_steps_back() -> None:
+    """Studies follow each other so closely that somebody always uses it."""
+    cache = SessionCache({CPU: 15}, patience=10, step_back=0.2)
+    ended = threading.Event()
+
+    def keep_busy() -> None:
+        while not ended.is_set():
+            with cache.use("a", CPU, 10, Doubles):
+                time.sleep(0.03)
+
+    threads = [threading.Thread(target=keep_busy) for _ in range(4)]
+    for number, thread in enumerate(threads):
+        thread.start()
+        time.sleep(0.01 * number)
+    begin = time.monotonic()
+    try:
+        with cache.use("b", CPU, 10, Doubles):
+            waited = time.monotonic() - begin
+    finally:
+        ended.set()
+    for thread in threads:
+        thread.join()
+    assert 0.1 < waited < 5
+
+
 def test_a_session_larger_than_it_was_thought() -> None:
     cache = SessionCache({CPU: 30})
     idle, large = Doubles(), Doubles(size=25)
