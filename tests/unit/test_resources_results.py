@@ -255,6 +255,25 @@ def test_a_refused_result_is_written_and_not_reviewed() -> None:
     assert len(resources(bundle, "Provenance")) == 1
 
 
+@pytest.mark.parametrize(
+    ("policy", "says", "reason"),
+    [
+        ("rule", True, "policy-rule"),
+        ("rule", False, None),
+        ("never", True, "policy-rule"),
+        ("always", True, "policy-always"),
+    ],
+)
+def test_what_the_service_says_goes_before_the_policy(
+    policy: Any, says: bool, reason: str | None
+) -> None:
+    made = result(model=replace(MODEL, review=policy), review=says)
+    asked = [t["reasonCode"]["coding"][0]["code"] for t in resources(bundle_of(made), "Task")]
+    assert asked == ([] if reason is None else [reason])
+    nothing = replace(made, status="refused", risks=(), issues=())
+    assert resources(bundle_of(nothing), "Task") == []
+
+
 def test_provenance_targets_all_and_names_agents_and_source() -> None:
     made = result()
     bundle = bundle_of(made)
