@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,16 @@ from fhir_ext.dicom.seg_image import ImageSegmentation
 from fhir_ext.dicom.sr import build_sr
 from fhir_ext.resources.bundle import result_bundle
 from fhir_ext.results import Measurement, Refusal, SeriesSource, ServiceResult
+from fhir_ext.settings import LimitSettings
+from models.cardiothoracic_ratio.draw_case import draw
 from models.cardiothoracic_ratio.measure import Lungs, Mask, check_lungs, ratio
 from models.cardiothoracic_ratio.service import CardiothoracicRatio, create
 from models.manifest import Manifest, ManifestError
 from models.registry import Registry
 from models.runtime.host import Host
+from models.runtime.options import Options
 from models.service import ModelInput, ServiceOutput
+from operations.model_registry.cases import run_cases
 
 MANIFEST = Registry().manifest("cardiothoracic-ratio")
 SERVICE = CardiothoracicRatio(MANIFEST)
@@ -288,3 +293,20 @@ def test_observation_and_sr(view: str) -> None:
     text = {str(item.value) for item in pydicom.dcmread(BytesIO(output.getvalue())).iterall()}
     assert "Cardiothoracic ratio" in text
     assert "Plain radiography" in text
+
+
+def test_the_shipped_cases_are_what_is_drawn(tmp_path: Path) -> None:
+    draw(tmp_path)
+    shipped = Registry().find("cardiothoracic-ratio").folder / "cases"
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == sorted(path.name for path in shipped.iterdir())
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (shipped / name).read_bytes(), name
+
+
+def test_the_shipped_cases_hold() -> None:
+    registry = Registry()
+    installed = registry.find("cardiothoracic-ratio")
+    report = run_cases(installed, registry, Host(), LimitSettings(), Options())
+    assert [item.name for item in report.cases] == ["drawn-pa-film", "drawn-ap-film"]
+    assert report.passed, report
