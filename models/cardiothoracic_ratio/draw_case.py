@@ -14,6 +14,7 @@ import numpy as np
 from pydicom import Dataset, Sequence
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
+    UID,
     DigitalXRayImageStorageForPresentation,
     ExplicitVRLittleEndian,
     RLELossless,
@@ -116,9 +117,9 @@ def _code(value: str, meaning: str) -> Sequence:
     return Sequence([item])
 
 
-def _common(name: str, sop_class: str, modality: str, view: str) -> Dataset:
+def _common(name: str, sop_class: UID, modality: str, view: str) -> Dataset:
     found = Dataset()
-    found.SOPClassUID, found.SOPInstanceUID = sop_class, dicom_uid(_KEY, name)
+    found.SOPClassUID, found.SOPInstanceUID = sop_class, UID(dicom_uid(_KEY, name))
     found.StudyInstanceUID = dicom_uid(_KEY, f"{view}/study")
     found.SeriesInstanceUID = dicom_uid(_KEY, f"{name}/series")
     found.SpecificCharacterSet = "ISO_IR 192"
