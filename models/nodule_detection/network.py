@@ -59,9 +59,9 @@ class NoduleNet(nn.Module):
         self.up0 = _Block(24 + a, 16)
         self.head = nn.Conv3d(16, 5, 1)
         with torch.no_grad():
-            # A prior of one centre in a thousand cells; 8 mm wide.
+            # Centres are rare; 8 mm wide.
             assert self.head.bias is not None
-            self.head.bias.copy_(torch.tensor([-6.9, 0.0, 0.0, 0.0, 2.08]))
+            self.head.bias.copy_(torch.tensor([-4.0, 0.0, 0.0, 0.0, 2.08]))
             self.head.weight.mul_(0.1)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:

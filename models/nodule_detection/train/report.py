@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from models.nodule_detection.network import SPACING_MM
-from models.nodule_detection.train.backgrounds import Background
+from models.nodule_detection.train.backgrounds import Background, Box
 from models.nodule_detection.train.cases import write_cases
 from models.nodule_detection.train.froc import (
     RATES,
@@ -25,9 +25,9 @@ from models.nodule_detection.train.froc import (
     threshold,
 )
 from models.nodule_detection.train.loop import Plan, Say
-from models.nodule_detection.train.nodules import place
-from models.nodule_detection.train.scenes import Scene, scene
-from models.nodule_detection.train.search import Rows, Run, search, shipped
+from models.nodule_detection.train.nodules import insert, place
+from models.nodule_detection.train.scenes import MARGIN_MM
+from models.nodule_detection.train.search import Marks, Searcher, shipped
 
 #: Scenes of each background, and nodules of each scene.
 SCENES, NODULES = 8, 8
@@ -50,12 +50,12 @@ def write_report(
     """
     found: dict[str, list[Marked]] = {}
     tumours: list[dict[str, Any]] = []
-    with shipped(folder / "network.pt2") as run:
+    with shipped(folder) as searcher:
         for number, background in enumerate(test):
-            found[background.name] = _marked(run, background, (plan.seed, _STREAM, number))
-            tumours += _tumours(run, background)
+            found[background.name] = _marked(searcher, background, (plan.seed, _STREAM, number))
+            tumours += _tumours(searcher, background)
             say(f"tested on {background.name}: {_line(found[background.name])}")
-        write_cases(folder / "cases", run)
+        write_cases(folder / "cases", searcher.run)
     everything = [item for items in found.values() for item in items]
     report = {
         "made_with": _made_with(),
@@ -74,45 +74,51 @@ def write_report(
     say(f"together: {_line(everything)}")
 
 
-def _marked(run: Run, background: Background, seed: Sequence[int]) -> list[Marked]:
+def _marked(searcher: Searcher, background: Background, seed: Sequence[int]) -> list[Marked]:
     found = []
+    spacing = np.asarray(background.spacing_mm)
     for number in range(SCENES):
         rng = np.random.default_rng([*seed, number])
         nodules = place(background, NODULES, rng)
-        made = scene(background, nodules, rng)
-        rows = search(run, made.image)
-        rows = rows[~_ignored(rows, made)]
-        centres = np.array([target.centre for target in made.targets]) * SPACING_MM
-        diameters = [target.diameter_mm for target in made.targets]
-        marks = rows[:, 2:5] * SPACING_MM
-        found.append(match(marks, rows[:, 0], centres, diameters, background.scans))
+        hu = insert(background, nodules, 0, rng)
+        rows = searcher.marks(hu, background.spacing_mm)
+        rows = rows[~_inside(rows, background, background.ignored, MARGIN_MM).any(0)]
+        centres = np.array([item.centre for item in nodules]).reshape(-1, 3) * spacing
+        diameters = [item.diameter_mm for item in nodules]
+        found.append(match(rows[:, 1:4], rows[:, 0], centres, diameters, background.scans))
     return found
 
 
-def _ignored(rows: Rows, made: Scene) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    inside = np.zeros(len(rows), dtype=bool)
-    for box in made.ignored:
-        inside |= ((rows[:, 2:5] >= box[:, 0]) & (rows[:, 2:5] <= box[:, 1])).all(1)
-    return inside
+def _inside(
+    rows: Marks, background: Background, boxes: Sequence[Box], margin_mm: float
+) -> npt.NDArray[np.bool_]:
+    """Whether marks lie in boxes: (boxes, marks)."""
+    found = np.zeros((len(boxes), len(rows)), dtype=bool)
+    for index, box in enumerate(boxes):
+        pairs = np.asarray(box) * np.asarray(background.spacing_mm)[:, None]
+        low, high = pairs[:, 0] - margin_mm, pairs[:, 1] + margin_mm
+        found[index] = ((rows[:, 1:4] >= low) & (rows[:, 1:4] <= high)).all(1)
+    return found
 
 
-def _tumours(run: Run, background: Background) -> list[dict[str, Any]]:
-    """The best mark whose centre lies in an annotated box, for each box; nothing is inserted."""
+def _tumours(searcher: Searcher, background: Background) -> list[dict[str, Any]]:
+    """The best mark in each annotated box; nothing is inserted."""
     if not background.tumours:
         return []
-    rows = search(run, scene(background, (), np.random.default_rng(0)).image)
-    scale = np.asarray(background.spacing_mm) / np.asarray(SPACING_MM)
+    rows = searcher.marks(background.hu, background.spacing_mm)
     found = []
-    for box in background.tumours:
-        low, high = (np.array([pair[i] for pair in box]) * scale for i in (0, 1))
-        inside = ((rows[:, 2:5] >= low) & (rows[:, 2:5] <= high)).all(1)
-        extent = (np.array([pair[1] - pair[0] + 1 for pair in box])) * background.spacing_mm
+    for box, inside in zip(
+        background.tumours, _inside(rows, background, background.tumours, 0.0), strict=True
+    ):
+        extent = np.array([pair[1] - pair[0] + 1 for pair in box]) * background.spacing_mm
+        best = rows[inside][:1]
         found.append(
             {
                 "series": background.name,
                 "size_mm": [round(float(value), 1) for value in extent],
-                "best_score": round(float(rows[inside, 0].max(initial=0.0)), 3),
-                "rank": int(np.flatnonzero(inside)[0]) + 1 if inside.any() else None,
+                "best_score": round(float(best[0, 0]), 3) if len(best) else 0.0,
+                "best_mark_mm": round(float(best[0, 4]), 1) if len(best) else None,
+                "rank_in_series": int(np.flatnonzero(inside)[0]) + 1 if len(best) else None,
             }
         )
     return found

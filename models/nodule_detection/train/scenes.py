@@ -15,11 +15,11 @@ from models.nodule_detection.train.backgrounds import Background
 from models.nodule_detection.train.nodules import Nodule, insert, place
 
 #: Nodules and pieces of vessels of one scene.
-NODULES, VESSELS = 12, 8
+NODULES, VESSELS = 30, 10
 #: Patches of one scene: around nodules, and anywhere.
 AROUND, ANYWHERE = 18, 6
 #: Annotated tumours are neither right nor wrong, so far around them.
-_MARGIN_MM = 6.0
+MARGIN_MM = 6.0
 #: Spread in mm of the hill in the heat map, at least and for each mm of the nodule.
 _SPREAD_MM, _SPREAD_SHARE = 2.0, 0.16
 
@@ -124,7 +124,7 @@ def scene(
     targets = tuple(
         Target(np.asarray(item.centre) * scale, item.diameter_mm / zoom, item) for item in nodules
     )
-    margin = _MARGIN_MM / np.asarray(wanted)[:, None]
+    margin = MARGIN_MM / np.asarray(wanted)[:, None]
     ignored = tuple(
         np.asarray(box) * scale[:, None] + margin * np.array([-1.0, 1.0])
         for box in background.ignored

@@ -1,80 +1,87 @@
-"""Everything that a trained network points at in one scene."""
+"""Everything that a trained network points at, by the service that will run it."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import product
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-import torch.nn.functional as F  # noqa: N812
 
-from models.manifest.runtimes import Tensor, TorchExportRuntime, Weights
-from models.network.patches import starts
-from models.network.places import distinct
-from models.nodule_detection.network import PATCH, PEAKS
-from models.nodule_detection.train.scenes import cut
-from models.runtime.opening import open_session
-from models.runtime.options import Options
+from fhir_ext.dicom.volume import Acquisition, CTVolume, Geometry
+from models.manifest import Detections, Manifest, read_manifest
+from models.manifest.runtimes import TorchExportRuntime
+from models.network.service import Network, create
+from models.nodule_detection.network import FLOOR
+from models.runtime.host import Host
+from models.service import ModelInput
 
-#: As in the manifest.
-OVERLAP, SAME_PLACE, AT_MOST = 0.25, 0.1, 200
-#: Patches of one call.
-BATCH = 4
+#: Marks of one series that are looked at.
+AT_MOST = 300
+_MANIFEST = Path(__file__).parents[1] / "manifest.yaml"
 
-Rows = npt.NDArray[np.float64]
+#: Score, centre (z, y, x) and mean diameter in mm.
+Marks = npt.NDArray[np.float64]
+#: Patches (n, 1, z, y, x) to `boxes`, `scores` and `labels`.
 Run = Callable[[npt.NDArray[np.float32]], Mapping[str, npt.NDArray[Any]]]
 
 
-def search(run: Run, image: torch.Tensor) -> Rows:
-    """Rows of score, class, centre z, y, x and size z, y, x in voxels; highest score first.
+@dataclass(frozen=True, slots=True)
+class Searcher:
+    """A network as a worker with a CPU runs it, without gates and with the lowest scores.
 
-    Patches, overlap and what counts as one place are those of the service.
-
-    Args:
-        run: patches (n, 1, z, y, x) to `boxes` and `scores`.
-        image: float32 (z, y, x) in 0 to 1.
+    Attributes:
+        network: the service.
+        run: the network alone.
     """
-    pads: list[int] = []
-    for axis in (2, 1, 0):
-        pads += [0, max(0, PATCH[axis] - image.shape[axis])]
-    image = F.pad(image, pads)
-    where = list(product(*(starts(n, p, OVERLAP) for n, p in zip(image.shape, PATCH, strict=True))))
-    found: list[Rows] = []
-    for first in range(0, len(where), BATCH):
-        part = where[first : first + BATCH]
-        given = torch.stack([cut(image, np.asarray(at))[None] for at in part])
-        answer = run(given.numpy())
-        for at, box, score in zip(part, answer["boxes"], answer["scores"], strict=True):
-            kept = score > 0
-            rows = np.zeros((int(kept.sum()), 8))
-            rows[:, 0], rows[:, 2:] = score[kept], box[kept]
-            rows[:, 2:5] += at
-            found.append(rows)
-    return distinct(np.concatenate(found), SAME_PLACE, AT_MOST)
+
+    network: Network
+    run: Run
+
+    def marks(self, hu: npt.NDArray[np.int16], spacing_mm: tuple[float, float, float]) -> Marks:
+        """Rows of marks, highest score first.
+
+        Args:
+            hu: (feet to head, front to back, right to left).
+            spacing_mm: voxel size along these axes; the first voxel is at 0.
+        """
+        z, y, x = spacing_mm
+        geometry = Geometry((0, 0, 0), (x, 0, 0), (0, y, 0), (0, 0, z), "")
+        volume = CTVolume(
+            np.ascontiguousarray(hu), geometry, Acquisition("CT"), "", "", ("",) * len(hu)
+        )
+        found = self.network.run(ModelInput(volume)).detections
+        rows = [(item.score, *item.centre_mm[::-1], np.mean(item.size_mm)) for item in found]
+        return np.array(rows, dtype=np.float64).reshape(-1, 5)
 
 
 @contextmanager
-def shipped(file: Path) -> Iterator[Run]:
-    """The exported network, run as a worker with a CPU runs it."""
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    runtime = TorchExportRuntime(
-        kind="torch-export",
-        weights=Weights(file=file.name, sha256=digest, licence="Apache-2.0"),
-        inputs=(Tensor(name="image", shape=("n", 1, *PATCH)),),
-        outputs=(
-            Tensor(name="boxes", shape=("n", PEAKS, 6)),
-            Tensor(name="scores", shape=("n", PEAKS)),
-            Tensor(name="labels", shape=("n", PEAKS), dtype="int64"),
-        ),
-    )
-    session = open_session(runtime, file.parent, Options(max_batch=BATCH))
+def shipped(folder: Path) -> Iterator[Searcher]:
+    """`network.pt2` of a folder under the manifest of this service."""
+    manifest = _without_limits(read_manifest(_MANIFEST), folder / "network.pt2")
+    host = Host()
     try:
-        yield lambda image: session.run({"image": image})
+        network = create(manifest, folder, host)
+        yield Searcher(network, lambda image: host.run(manifest, folder, {"image": image}))
     finally:
-        session.close()
+        host.close()
+
+
+def _without_limits(manifest: Manifest, file: Path) -> Manifest:
+    (output,), runtime = manifest.outputs, manifest.runtime
+    assert isinstance(output, Detections)
+    assert isinstance(runtime, TorchExportRuntime)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    weights = runtime.weights.model_copy(update={"file": file.name, "sha256": digest})
+    return manifest.model_copy(
+        update={
+            "runtime": runtime.model_copy(update={"weights": weights}),
+            "outputs": (output.model_copy(update={"score": FLOOR, "at_most": AT_MOST}),),
+            "inputs": manifest.inputs.model_copy(update={"min_slices": 1}),
+            "gates": (),
+        }
+    )
