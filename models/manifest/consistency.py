@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 
 from models.gates.contradictions import contradictions
 from models.manifest.base import Location, inconsistent
-from models.manifest.outputs import Classification, Detections, MeasurementOutput
+from models.manifest.outputs import (
+    Classification,
+    Detections,
+    MeasurementOutput,
+    Segmentation,
+)
 from models.manifest.runtimes import NetworkRuntime
 
 if TYPE_CHECKING:
@@ -31,6 +36,7 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[Location, str]]:
         manifest.inputs.gates(),
         tuple(dict.fromkeys(output.name for output in manifest.outputs)),
     )
+    yield from _rounds(manifest)
     yield from _tensors(manifest)
     yield from _names(manifest)
     yield from _review(manifest)
@@ -41,6 +47,15 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[Location, str]]:
         fixed = runtime.fixed_batch
         if fixed is not None and manifest.batching.max_size > fixed:
             yield ("batching", "max_size"), f"the network takes batches of {fixed} only"
+
+
+def _rounds(manifest: Manifest) -> Iterator[tuple[Location, str]]:
+    """A segmentation that was drawn in segmentations would be its own next input, for ever."""
+    if manifest.inputs.images.startswith("segmented-"):
+        for index, output in enumerate(manifest.outputs):
+            if isinstance(output, Segmentation):
+                at = ("outputs", index, "kind")
+                yield at, "a model that is shown segmentations may not give any"
 
 
 def _tensors(manifest: Manifest) -> Iterator[tuple[Location, str]]:

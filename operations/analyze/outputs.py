@@ -79,7 +79,9 @@ def _count(wanted: Detections | Segmentation, output: ServiceOutput) -> int | No
         return None
     present = np.zeros(256, dtype=np.bool_)
     for labels in masks:
-        present |= np.bincount(labels.reshape(-1), minlength=256) > 0
+        # Plane by plane: bincount makes eight bytes of each voxel.
+        for plane in labels:
+            present |= np.bincount(plane.reshape(-1), minlength=256) > 0
     return sum(bool(present[label.value]) for label in wanted.labels if label.value < 256)
 
 

@@ -30,8 +30,9 @@ from subscriptions.intake.patients import link_patient
 
 log = get_logger(__name__)
 
-#: Modalities whose series may be our own results; only these are looked into.
-RESULT_MODALITIES = frozenset({"SR", "SEG", "KO"})
+#: Modalities whose series may be our own results; only these are looked into. Segmentations of
+#: ours are announced like those of others: services measure in them.
+RESULT_MODALITIES = frozenset({"SR", "KO"})
 
 #: How often an unmatched study looks for its patient again.
 UNMATCHED_RETRY = timedelta(seconds=30)
@@ -148,7 +149,7 @@ class ArchiveBridge:
         return "bridged", None, count
 
     def _foreign_series(self, study_instance_uid: str) -> Sequence[SeriesInfo]:
-        """All series but those we wrote: our own results never trigger work."""
+        """All series but the documents we wrote: they hold results and nothing to work on."""
         return [
             series
             for series in self.archive.list_series(study_instance_uid)
