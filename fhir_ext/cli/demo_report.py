@@ -134,12 +134,16 @@ def _service(row: ServiceOutcome, panel: PanelReading | None) -> dict[str, Any]:
     """One entry of `demo.json`: numbers come from HAPI, not from the worker."""
     measurements: dict[str, Any] = {}
     withheld: dict[str, str] = {}
+    categories: dict[str, str] = {}
     order: list[str] = []
     for item in panel.members if panel else ():
         name = item.name if item.region == Region.LUNGS else f"{item.name}/{item.region}"
-        order.append(name)
+        if item.kind == "measurement":
+            order.append(name)
         if item.value is not None:
             measurements[name] = {"value": item.value, "unit": item.unit}
+        elif item.category_text:
+            categories[name] = item.category_text
         else:
             withheld[name] = item.reason
     reasons = "; ".join(
@@ -151,6 +155,7 @@ def _service(row: ServiceOutcome, panel: PanelReading | None) -> dict[str, Any]:
         "status": row.status,
         "reason": reasons,
         "measurements": measurements,
+        "categories": categories,
         "withheld": withheld,
         "order": order,
     }
@@ -162,8 +167,9 @@ def _check(report: SeriesReport) -> Iterator[str]:
     for service in report.services:
         if service["status"] == "failed":
             yield f"{service['service']} failed: {service['reason']}"
-        if service["status"] == "done" and not service["measurements"]:
-            yield f"{service['service']} is done, but HAPI holds no number"
+        said = service["measurements"] or service["categories"]
+        if service["status"] == "done" and not said:
+            yield f"{service['service']} is done, but HAPI holds nothing of it"
     if report.case.truth is None:
         return
     kernel = report.case.series[report.series_instance_uid]
@@ -236,6 +242,8 @@ def _result_rows(series: SeriesReport, truth: dict[str, float]) -> Iterator[tupl
             expected = f"{truth[name]:.1f}" if name in truth else ""
             item = service["measurements"].get(name)
             yield name, expected, f"{item['value']:.1f} {_unit(item)}" if item else "refused"
+        for name, category in service["categories"].items():
+            yield name, "", category
 
 
 def _unit(measurement: dict[str, Any]) -> str:
