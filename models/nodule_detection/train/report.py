@@ -27,10 +27,12 @@ from models.nodule_detection.train.froc import (
 from models.nodule_detection.train.loop import Plan, Say
 from models.nodule_detection.train.nodules import insert, place
 from models.nodule_detection.train.scenes import MARGIN_MM
-from models.nodule_detection.train.search import Marks, Searcher, shipped
+from models.nodule_detection.train.search import Marks, Searcher, shipped, shipped_score
 
 #: Scenes of each background, and nodules of each scene.
 SCENES, NODULES = 8, 8
+#: Slices that the manifest's gates accept.
+THICKEST_MM = 5.0
 #: Groups of diameters in mm.
 SIZES = ((4.0, 6.0), (6.0, 8.0), (8.0, 12.0), (12.0, 20.1))
 #: Seeds of the tests never meet those of the training.
@@ -56,7 +58,9 @@ def write_report(
             tumours += _tumours(searcher, background)
             say(f"tested on {background.name}: {_line(found[background.name])}")
         write_cases(folder / "cases", searcher.run)
-    everything = [item for items in found.values() for item in items]
+    thin = {item.name for item in test if item.thickness_mm <= THICKEST_MM}
+    within = [item for name, items in found.items() if name in thin for item in items]
+    beyond = [item for name, items in found.items() if name not in thin for item in items]
     report = {
         "made_with": _made_with(),
         "plan": asdict(plan),
@@ -66,12 +70,17 @@ def write_report(
         },
         "learnt_from": [_described(item) for item in learn],
         "tested_on": [{**_described(item), **_froc(found[item.name])} for item in test],
-        "together": {**_froc(everything), "sizes": _sizes(everything)},
+        "together": {
+            **_froc(within),
+            "sizes": _sizes(within),
+            "at_the_manifests_score": _at(within, shipped_score()),
+        },
+        "thicker_slices": _froc(beyond) if beyond else None,
         "tumours": tumours,
     }
     text = json.dumps(report, indent=2, sort_keys=True)
     (folder / "training.json").write_text(text + "\n", encoding="utf-8")
-    say(f"together: {_line(everything)}")
+    say(f"together, within the gates: {_line(within)}")
 
 
 def _marked(searcher: Searcher, background: Background, seed: Sequence[int]) -> list[Marked]:
@@ -154,6 +163,17 @@ def _sizes(marked: Sequence[Marked]) -> list[dict[str, Any]]:
             points[f"{rate:g}"] = round(share, 4)
         found.append({"from_mm": low, "below_mm": high, "nodules": count, "sensitivity": points})
     return found
+
+
+def _at(marked: Sequence[Marked], score: float) -> dict[str, float]:
+    """What a threshold gives."""
+    false = sum(mark >= score for item in marked for mark in item.false)
+    share, _ = sensitivity(marked, float(np.nextafter(score, 0)))
+    return {
+        "score": score,
+        "sensitivity": round(share, 4),
+        "false_marks_per_scan": round(false / sum(item.scans for item in marked), 3),
+    }
 
 
 def _line(marked: Sequence[Marked]) -> str:

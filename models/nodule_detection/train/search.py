@@ -71,6 +71,13 @@ def shipped(folder: Path) -> Iterator[Searcher]:
         host.close()
 
 
+def shipped_score() -> float:
+    """Smallest score that the manifest keeps."""
+    (output,) = read_manifest(_MANIFEST).outputs
+    assert isinstance(output, Detections)
+    return output.score
+
+
 def _without_limits(manifest: Manifest, file: Path) -> Manifest:
     (output,), runtime = manifest.outputs, manifest.runtime
     assert isinstance(output, Detections)
