@@ -40,7 +40,6 @@ __all__ = [
     "FOR_PROCESSING",
     "IMPLANT_DISPLACED",
     "MODIFIERS",
-    "SOP_CLASSES",
     "UNKNOWN",
     "VIEWS",
     "GreyValues",
@@ -50,7 +49,7 @@ __all__ = [
 ]
 
 #: Digital Mammography X-Ray Image Storage; tomosynthesis has SOP classes of its own.
-SOP_CLASSES: Final = frozenset(
+_SOP_CLASSES: Final = frozenset(
     {
         str(DigitalMammographyXRayImageStorageForPresentation),
         str(DigitalMammographyXRayImageStorageForProcessing),
@@ -119,7 +118,7 @@ def read_mammogram(part: memoryview, limits: LimitSettings) -> Mammogram:
             `unsupported-transfer-syntax` or `corrupt-pixels`.
     """
     opened = open_projection(
-        part, limits, sop_classes=SOP_CLASSES, modalities=("MG",), what="2D mammogram"
+        part, limits, sop_classes=_SOP_CLASSES, modalities=("MG",), what="2D mammogram"
     )
     header = opened.header
     try:

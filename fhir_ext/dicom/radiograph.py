@@ -27,7 +27,7 @@ from fhir_ext.dicom.projection import (
 from fhir_ext.errors import RefusedInput
 from fhir_ext.settings import LimitSettings
 
-__all__ = ["MODALITIES", "VIEWS", "GreyValues", "Radiograph", "grey_values", "read_radiograph"]
+__all__ = ["VIEWS", "GreyValues", "Radiograph", "grey_values", "read_radiograph"]
 
 _INTENTS: Final = {
     str(DigitalXRayImageStorageForPresentation): True,
@@ -35,7 +35,6 @@ _INTENTS: Final = {
     # CR has no such class for raw images: only Presentation Intent Type could tell.
     str(ComputedRadiographyImageStorage): None,
 }
-MODALITIES: Final = ("CR", "DX")
 
 #: View Code Sequence (0054,0220), CID 4010, to View Position (0018,5101), PS3.3 C.8.7.1.1.
 VIEWS: Final = {
@@ -75,7 +74,7 @@ def read_radiograph(part: memoryview, limits: LimitSettings) -> Radiograph:
             `unsupported-transfer-syntax` or `corrupt-pixels`.
     """
     opened = open_projection(
-        part, limits, sop_classes=_INTENTS, modalities=MODALITIES, what="radiograph"
+        part, limits, sop_classes=_INTENTS, modalities=("CR", "DX"), what="radiograph"
     )
     try:
         directions = string(opened.header, "PatientOrientation").upper().split("\\")

@@ -11,7 +11,6 @@ from fhir_ext.dicom.headers import (
     RawInstance,
     number,
     numbers,
-    take_apart,
     text,
 )
 from fhir_ext.dicom.instances import (
@@ -138,11 +137,6 @@ class InstanceReader:
             thickness = details.slice_thickness_mm or number(values.get("SpacingBetweenSlices"))
             self._last = key, _Common(pixel_format, details, frame, thickness)
         return self._last[1]
-
-
-def read_instance(part: memoryview, limits: LimitSettings) -> Instance:
-    """Read one instance by itself; see `take_apart` and `InstanceReader.read`."""
-    return InstanceReader(limits).read(take_apart(part, limits.instance_bytes))
 
 
 def _classic_frame(values: dict[str, bytes], details: Acquisition) -> Frame:

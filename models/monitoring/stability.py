@@ -27,8 +27,6 @@ MOST_VALUES: Final = 10
 #: Quantiles by which a distribution is shown.
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 
-RARE: Final = "(rare)"
-
 
 @dataclass(frozen=True, slots=True)
 class ShareChange:

@@ -22,7 +22,7 @@ from fhir_ext.resources.reading import known_conditions
 from fhir_ext.resources.result_reading import result_of
 from fhir_ext.resources.review import UNSIGNED, Decision, Follow, Reviewed, signed, withdrawn
 from fhir_ext.resources.risk_assessment import risk_assessment
-from fhir_ext.results import ServiceResult, StandardCode
+from fhir_ext.results import StandardCode
 from models.manifest.base import Code
 from models.manifest.outputs import Classification
 from models.registry import Registry
@@ -111,11 +111,6 @@ def with_values(members: Sequence[Json], decision: Decision) -> list[Json]:
 def device_and_study(fhir: FhirClient, panel: Json) -> tuple[Json, Json]:
     """The Device and the ImagingStudy of a panel."""
     return fhir.read(*_parts(panel["device"])), fhir.read(*_parts(panel["derivedFrom"][0]))
-
-
-def current_result(fhir: FhirClient, reviewed: Reviewed) -> ServiceResult:
-    """The reviewed result with the numbers that stand now."""
-    return result_of(reviewed.panel, reviewed.members, *device_and_study(fhir, reviewed.panel))
 
 
 def _raised(reviewed: Reviewed) -> tuple[Json, ...]:
