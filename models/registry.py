@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from fhir_ext.errors import NotFoundError
 from fhir_ext.results import Measurement, ModelIdentity
-from models.lifecycle import State, VersionState
 from models.manifest import Manifest, ManifestError, read_manifest
 from models.service import Conclusions, Service
 
@@ -187,14 +186,6 @@ class Registry:
             self._host = Host()
         service: Service = module.create(manifest, installed.folder, self._host)
         return service
-
-
-def shipped_states(registry: Registry) -> tuple[VersionState, ...]:
-    """What holds where nobody has decided anything: every shipped version is active."""
-    return tuple(
-        VersionState(service, registry.versions(service)[-1], State.ACTIVE)
-        for service in registry.services()
-    )
 
 
 def _exists(module: str) -> bool:

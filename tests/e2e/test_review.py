@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import requests
 from pydicom.uid import generate_uid
+from registry_samples import shipped_states
 from review_samples import Queue, allow, parameters, request
 from tokens import Tokens
 
@@ -24,7 +25,7 @@ from fhir_ext.errors import ConflictError
 from fhir_ext.resources.ids import imaging_study_id, review_dicom_uid
 from fhir_ext.resources.review import Reviewer
 from fhir_ext.telemetry import Metrics
-from models.registry import Registry, shipped_states
+from models.registry import Registry
 from operations.analyze.rules import load_rules
 from operations.analyze.service import AnalyzeService
 from operations.review.service import ReviewService

@@ -15,6 +15,7 @@ from fhir_ext.settings import ModelSettings
 from fhir_ext.store.engine import create_store_engine, migrate
 from fhir_ext.store.models import ModelStore
 from fhir_ext.store.repository import Repository
+from models.lifecycle import State, VersionState
 from models.registry import Installed, Registry
 from operations.model_registry.actor import Actor
 from operations.model_registry.report import CaseResult, CasesReport, Check
@@ -60,6 +61,14 @@ def shipped_copy(root: Path, **manifests: Json) -> Path:
         shutil.rmtree(root / name, ignore_errors=True)
         write_model(root / name, manifest)
     return root
+
+
+def shipped_states(registry: Registry) -> tuple[VersionState, ...]:
+    """What holds where nobody has decided anything: every shipped version is active."""
+    return tuple(
+        VersionState(service, registry.versions(service)[-1], State.ACTIVE)
+        for service in registry.services()
+    )
 
 
 def verdict(passed: bool) -> Callable[[Installed], CasesReport]:

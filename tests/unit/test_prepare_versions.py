@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from pydicom import Dataset
+from registry_samples import shipped_states
 
 from fhir_ext.clients.dicomweb import InstanceInfo, SeriesInfo
 from fhir_ext.resources.ids import imaging_study_id
 from models.lifecycle import State, VersionState
-from models.registry import MANIFEST, Registry, shipped_states
+from models.registry import MANIFEST, Registry
 from operations.analyze.prepare import Prepared, Preparer
 from operations.analyze.rules import Rules
 
