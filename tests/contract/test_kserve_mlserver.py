@@ -13,9 +13,10 @@ from model_server import running_mlserver
 from fhir_ext.outgoing import OutgoingGuard, RefusedAddress
 from fhir_ext.settings import OutgoingSettings
 from models.manifest.runtimes import KServeRuntime
-from models.runtime import ModelFailure, Options, open_session
 from models.runtime.adapters.kserve import KServeSession
-from models.runtime.opening import load_adapter
+from models.runtime.base import ModelFailure
+from models.runtime.opening import load_adapter, open_session
+from models.runtime.options import Options
 
 LOOPBACK = OutgoingGuard(OutgoingSettings(private_networks=True, plain_http=True))
 OPTIONS = Options(guard=LOOPBACK)

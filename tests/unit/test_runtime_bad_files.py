@@ -16,9 +16,10 @@ import torch
 from tiny_fixtures import put_tiny_net
 
 from models.manifest.runtimes import NetworkRuntime
-from models.runtime import ModelFailure, Options, open_session
 from models.runtime.archives import check_exported
-from models.runtime.base import FAILURES
+from models.runtime.base import FAILURES, ModelFailure
+from models.runtime.opening import open_session
+from models.runtime.options import Options
 from models.runtime.weights import read_weights
 
 WRITERS: dict[str, Callable[..., NetworkRuntime]] = {

@@ -15,8 +15,11 @@ import psutil
 import pytest
 import tiny_networks as tiny
 
-from models.runtime import ModelFailure, Options, frames, open_session
+from models.runtime import frames
+from models.runtime.base import ModelFailure
 from models.runtime.isolated import IsolatedSession
+from models.runtime.opening import open_session
+from models.runtime.options import Options
 
 ONE = Options(threads=1)
 

@@ -19,7 +19,9 @@ import tiny_networks as tiny
 from fhir_ext.errors import FhirExtError, UpstreamError
 from fhir_ext.outgoing import OutgoingGuard
 from fhir_ext.settings import OutgoingSettings
-from models.runtime import ModelFailure, Options, Session, open_session
+from models.runtime.base import ModelFailure, Session
+from models.runtime.opening import open_session
+from models.runtime.options import Options
 
 OPTIONS = Options(guard=OutgoingGuard(OutgoingSettings(private_networks=True, plain_http=True)))
 PRED = {"name": "pred", "datatype": "FP32", "shape": [1, 2, 1, 1, 1], "data": [1.5, -2.0]}

@@ -15,11 +15,11 @@ import torch
 from tiny_fixtures import put_tiny_net
 
 from models.manifest.runtimes import NetworkRuntime
-from models.runtime import Options, Session, open_session
 from models.runtime.agreement import check_engine
-from models.runtime.base import ModelFailure
+from models.runtime.base import ModelFailure, Session
 from models.runtime.bundle_config import preprocessing_of
-from models.runtime.opening import load_adapter, memory_needed
+from models.runtime.opening import load_adapter, memory_needed, open_session
+from models.runtime.options import Options
 
 ONE = Options(threads=1)
 #: Largest difference from eager torch in float32, for outputs of size about 1.
