@@ -7,7 +7,7 @@ alone. A gate that refuses yields a `Refusal`: a result, not an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import Field
@@ -48,7 +48,7 @@ from models.gates.stack import (
     SpacingGate,
 )
 from models.gates.study import Chosen, RequiredViewsGate, choose
-from models.gates.subject import BLOOD_POOL, FACET_NAMES, FACETS, Quantity, Subject
+from models.gates.subject import BLOOD_POOL, FACETS, Quantity, Subject
 
 Gate = Annotated[
     ModalityGate
@@ -81,44 +81,28 @@ Gate = Annotated[
 ]
 
 
-def evaluate(
-    gates: Iterable[GateBase], shown: CTVolume | Subject, measurement: str | None = None
-) -> tuple[Refusal, ...]:
-    """All refusals of an acquisition, in the order of the gates.
-
-    Args:
-        gates: what to check.
-        shown: what they look at.
-        measurement: only gates that cover this output; without it, all gates.
-
-    Returns:
-        Empty when the acquisition is accepted.
-    """
-    return tuple(_refusals(gates, shown, measurement))
-
-
 def first_refusal(
     gates: Iterable[GateBase], shown: CTVolume | Subject, measurement: str | None = None
 ) -> Refusal | None:
-    """As `evaluate`, but no gate behind the first that refuses is asked."""
-    return next(_refusals(gates, shown, measurement), None)
+    """Ask gates in their order, until one refuses.
 
-
-def _refusals(
-    gates: Iterable[GateBase], shown: CTVolume | Subject, measurement: str | None
-) -> Iterator[Refusal]:
+    Args:
+        gates: of the manifest.
+        shown: a volume or what else is looked at.
+        measurement: only gates that apply to this output; all without it.
+    """
     subject = Subject.of_volume(shown) if isinstance(shown, CTVolume) else shown
     for gate in gates:
         if measurement is None or gate.covers(measurement):
             refusal = gate.check(subject)
             if refusal is not None:
-                yield refusal
+                return refusal
+    return None
 
 
 __all__ = [
     "BLOOD_POOL",
     "FACETS",
-    "FACET_NAMES",
     "RULES",
     "Chosen",
     "Gate",
@@ -128,6 +112,5 @@ __all__ = [
     "SliceCountGate",
     "Subject",
     "choose",
-    "evaluate",
     "first_refusal",
 ]

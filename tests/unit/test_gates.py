@@ -15,7 +15,7 @@ from synthetic_mg import mammogram, raw_twin, view_code
 from synthetic_mg import read as read_mammograms
 
 from fhir_ext.dicom.volume import Acquisition, CTVolume, Geometry, GeometryIssue
-from models.gates import BLOOD_POOL, RULES, Gate, Subject, evaluate, first_refusal
+from models.gates import BLOOD_POOL, RULES, Gate, Subject, first_refusal
 from models.registry import Registry
 
 GATE: TypeAdapter[Any] = TypeAdapter(Gate)
@@ -245,12 +245,12 @@ def test_rule_accepts_and_refuses(
     rule: dict[str, Any], good: CTVolume | Subject, bad: CTVolume | Subject
 ) -> None:
     gate = GATE.validate_python(rule)
-    assert evaluate([gate], good) == ()
-    (refusal,) = evaluate([gate], bad)
+    assert first_refusal([gate], good) is None
+    refusal = first_refusal([gate], bad)
+    assert refusal is not None
     assert refusal.rule in (gate.reasons or (rule["rule"],))
     assert refusal.seen
     assert refusal.needed
-    assert first_refusal([gate], bad) == refusal
 
 
 def test_every_rule_of_the_engine_is_listed_and_has_a_case() -> None:
@@ -293,7 +293,7 @@ def test_a_gate_behind_the_first_that_refuses_is_not_asked() -> None:
 )
 def test_what_a_subject_does_not_have_is_a_bug(rule: dict[str, Any], subject: Subject) -> None:
     with pytest.raises(LookupError):
-        evaluate([GATE.validate_python(rule)], subject)
+        first_refusal([GATE.validate_python(rule)], subject)
 
 
 def test_rule_codes_are_kebab_case_and_explained() -> None:
@@ -308,31 +308,37 @@ def test_refusals_come_in_the_order_of_the_gates_and_only_for_what_they_cover() 
         GATE.validate_python({"rule": "coverage", "min": 1000}),
     ]
     bad = with_header(kvp=80.0)
-    assert [r.rule for r in evaluate(gates, bad, "laa-950")] == ["kvp", "coverage"]
-    assert [r.rule for r in evaluate(gates, bad, "lung-volume")] == ["coverage"]
-    assert [r.rule for r in evaluate(gates, bad)] == ["kvp", "coverage"]
+    for measurement, rule in (("laa-950", "kvp"), ("lung-volume", "coverage"), (None, "kvp")):
+        refusal = first_refusal(gates, bad, measurement)
+        assert refusal is not None
+        assert refusal.rule == rule
 
 
 def test_refusal_names_what_was_seen_and_what_is_needed() -> None:
     thickness = GATE.validate_python({"rule": "slice-thickness", "max": 5.0})
-    (refusal,) = evaluate([thickness], with_header(slice_thickness_mm=8.0))
+    refusal = first_refusal([thickness], with_header(slice_thickness_mm=8.0))
+    assert refusal is not None
     assert (refusal.seen, refusal.needed) == ("8 mm", "at most 5 mm")
-    (refusal,) = evaluate([thickness], with_header(slice_thickness_mm=None))
+    refusal = first_refusal([thickness], with_header(slice_thickness_mm=None))
+    assert refusal is not None
     assert refusal.seen == "not stated"
 
 
 def test_refusal_does_not_repeat_age_or_agent() -> None:
     age = GATE.validate_python({"rule": "patient-age", "max": 80})
-    (refusal,) = evaluate([age], with_header(patient_age_years=97.0))
+    refusal = first_refusal([age], with_header(patient_age_years=97.0))
+    assert refusal is not None
     assert "97" not in refusal.seen
     agent = GATE.validate_python({"rule": "contrast-agent"})
-    (refusal,) = evaluate([agent], with_header(contrast_agent="given by J. Doe"))
+    refusal = first_refusal([agent], with_header(contrast_agent="given by J. Doe"))
+    assert refusal is not None
     assert "Doe" not in refusal.seen
 
 
 def test_header_text_is_cut_and_cleaned() -> None:
     gate = GATE.validate_python(KERNELS)
-    (refusal,) = evaluate([gate], with_header(convolution_kernel="X\n\x00" + "Y" * 500))
+    refusal = first_refusal([gate], with_header(convolution_kernel="X\n\x00" + "Y" * 500))
+    assert refusal is not None
     assert refusal.seen == "X" + "Y" * 63
 
 
