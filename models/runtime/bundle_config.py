@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from models.manifest.inputs import Preprocessing, Window
 from models.runtime.base import ModelFailure
 
 Json = dict[str, Any]
@@ -167,40 +166,6 @@ def _path(node: ast.expr) -> str | None:
     if not isinstance(node, ast.Name) or node.id == "reference":
         return None
     return ".".join([node.id, *reversed(parts)])
-
-
-#: Transforms that bring pixels into memory; here they are there already.
-_LOADING: Final = frozenset(
-    {"LoadImaged", "EnsureChannelFirstd", "EnsureTyped", "ToTensord", "CastToTyped", "ToDeviced"}
-)
-
-
-def preprocessing_of(config: Json) -> tuple[Preprocessing, tuple[str, ...]]:
-    """What `preprocessing` of a bundle does, in a manifest's words.
-
-    Returns:
-        (preprocessing, names of transforms that a manifest has no words for).
-    """
-    found: Json = {}
-    others: list[str] = []
-    for item in transforms(config, "preprocessing"):
-        name = str(item.get("_target_", "")).rpartition(".")[2]
-        if name == "Orientationd":
-            found["orientation"] = item.get("axcodes")
-        elif name == "Spacingd":
-            found["spacing_mm"] = item.get("pixdim")
-            modes = item.get("mode", "bilinear")
-            mode = modes[0] if isinstance(modes, list) else modes
-            found["interpolation"] = "nearest" if mode == "nearest" else "linear"
-        elif name == "ScaleIntensityRanged" and item.get("b_min") is not None:
-            found["window"] = Window(
-                input=(item["a_min"], item["a_max"]),
-                output=(item["b_min"], item["b_max"]),
-                clip=bool(item.get("clip", False)),
-            )
-        elif name not in _LOADING:
-            others.append(name)
-    return Preprocessing.model_validate(found), tuple(others)
 
 
 def transforms(config: Json, name: str) -> list[Json]:

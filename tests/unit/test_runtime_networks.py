@@ -17,7 +17,6 @@ from tiny_fixtures import put_tiny_net
 from models.manifest.runtimes import NetworkRuntime
 from models.runtime.agreement import check_engine
 from models.runtime.base import ModelFailure, Session
-from models.runtime.bundle_config import preprocessing_of
 from models.runtime.opening import load_adapter, memory_needed, open_session
 from models.runtime.options import Options
 
@@ -227,13 +226,3 @@ def test_a_monai_bundle_runs_as_its_configuration_says(tmp_path: Path) -> None:
     assert set(np.unique(found)) == {0, 1}
     one = np.concatenate([finished.run({"image": batch[i : i + 1]})["pred"] for i in (0, 1)])
     assert np.array_equal(one, found)
-
-
-def test_what_a_monai_bundle_does_before_is_told_in_the_manifests_words() -> None:
-    found, others = preprocessing_of(tiny.INFERENCE)
-    assert (found.orientation, found.spacing_mm) == ("RAS", (1.5, 1.5, 2.0))
-    assert found.window is not None
-    assert (found.window.input, found.window.output) == ((-57, 164), (0, 1))
-    assert others == ()
-    config = {"preprocessing": {"transforms": [{"_target_": "monai.transforms.RandFlipd"}]}}
-    assert preprocessing_of(config)[1] == ("RandFlipd",)

@@ -1,28 +1,18 @@
-"""MONAI bundles: network, inferer and postprocessing as `inference.json` has them.
-
-Importing MONAI takes seconds and hundreds of megabytes; only this module does.
-"""
+"""MONAI bundles: network, inferer and postprocessing as `inference.json` has them."""
 
 from __future__ import annotations
 
-import io
 import json
-import pickle
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from models.manifest.runtimes import MonaiBundleRuntime, Tensor
-from models.runtime.adapters.safetensors_net import load_state
-from models.runtime.base import LIBRARY_ERRORS, ModelFailure, Session
-from models.runtime.bundle_config import Json, check_config, transforms
+from models.runtime.adapters import monai_detector
+from models.runtime.adapters.monai_parts import fill_network, formats_of, parsed
+from models.runtime.base import ModelFailure, Session
+from models.runtime.bundle_config import Json, transforms
 from models.runtime.options import Options
 from models.runtime.weights import Verified
-
-if TYPE_CHECKING:
-    import torch
-
-#: Keys below which trainers of MONAI put a state.
-_STATE_KEYS = ("model", "state_dict", "network")
 
 
 def load(runtime: MonaiBundleRuntime, files: Sequence[Verified], options: Options) -> Session:
@@ -37,8 +27,6 @@ def load(runtime: MonaiBundleRuntime, files: Sequence[Verified], options: Option
 
     config, metadata = _json(files[0]), _json(files[1])
     if runtime.detector is not None:
-        from models.runtime.adapters import monai_detector
-
         return monai_detector.load(runtime, config, metadata, files[2], options)
     finish = _postprocessing(config) if runtime.postprocess else []
     _compare(runtime, metadata, reshaped=bool(finish))
@@ -72,44 +60,6 @@ def _json(file: Verified) -> Json:
     if not isinstance(found, dict):
         raise ModelFailure("weights-corrupt", f"{file.file} is no JSON object")
     return found
-
-
-def parsed(config: Json, name: str, options: Options) -> Any:
-    """One entry of the configuration, built; on our device, whatever the bundle prefers."""
-    from monai.bundle.config_parser import ConfigParser
-
-    config = {**config, "device": f"$torch.device('{options.device}')"}
-    check_config(config, name)
-    try:
-        return ConfigParser(config).get_parsed_content(name)
-    except LIBRARY_ERRORS as error:
-        raise ModelFailure("weights-corrupt", f"{name} of the bundle cannot be built") from error
-
-
-def fill_network(network: torch.nn.Module, file: Verified) -> None:
-    """Load the weights of a bundle into its network.
-
-    Raises:
-        ModelFailure: `weights-unsafe` or `weights-corrupt`.
-    """
-    import torch
-
-    if file.file.endswith(".safetensors"):
-        load_state(network, file)
-        return
-    try:
-        state = torch.load(io.BytesIO(file.data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelFailure("weights-unsafe", f"{file.file} is more than tensors") from error
-    except LIBRARY_ERRORS as error:
-        raise ModelFailure("weights-corrupt", f"{file.file}: {type(error).__name__}") from error
-    for key in _STATE_KEYS:
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    try:
-        network.load_state_dict(state, strict=True)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ModelFailure("weights-corrupt", f"{file.file} is of another network") from error
 
 
 def _postprocessing(config: Json) -> list[Callable[[Any], Any]]:
@@ -162,18 +112,6 @@ def _compare(runtime: MonaiBundleRuntime, metadata: Json, *, reshaped: bool) -> 
             continue
         for tensor in declared:
             _compare_tensor(tensor, stated[tensor.name])
-
-
-def formats_of(metadata: Json) -> Json:
-    """`network_data_format` of a bundle's metadata.
-
-    Raises:
-        ModelFailure: there is none.
-    """
-    formats = metadata.get("network_data_format")
-    if not isinstance(formats, dict):
-        raise ModelFailure("weights-corrupt", "the metadata have no network_data_format")
-    return formats
 
 
 def _compare_tensor(tensor: Tensor, stated: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from models.manifest.runtimes import MonaiBundleRuntime
+from models.runtime.adapters.monai_parts import fill_network, formats_of, parsed
 from models.runtime.base import ModelFailure, Session
 from models.runtime.bundle_config import Json
 from models.runtime.options import Options
@@ -41,7 +42,6 @@ def load(
         ModelFailure: `weights-corrupt`, `weights-unsafe`; `model-output`: the manifest declares
             other tensors.
     """
-    from models.runtime.adapters.monai_bundle import fill_network, parsed
     from models.runtime.adapters.torch_session import TorchSession
     from models.runtime.device import torch_device
 
@@ -66,8 +66,6 @@ def load(
 
 
 def _check_tensors(runtime: MonaiBundleRuntime, metadata: Json) -> None:
-    from models.runtime.adapters.monai_bundle import formats_of
-
     if {tensor.name for tensor in runtime.outputs} != set(OUTPUTS) or len(runtime.inputs) != 1:
         raise ModelFailure("model-output", f"a detector has {', '.join(OUTPUTS)}")
     (image,) = runtime.inputs
