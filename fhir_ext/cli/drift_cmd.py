@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.console import Console
 
+from fhir_ext.cli.models_common import AsJson, Service
 from fhir_ext.errors import BadRequestError
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ _SPAN: Final = re.compile(r"(\d{4}-\d\d-\d\d)\.\.(\d{4}-\d\d-\d\d)")
 _DAYS: Final = re.compile(r"(\d{1,4})d?")
 _DAY: Final = timedelta(days=1)
 
-_AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-
 
 def register(model: typer.Typer) -> None:
     """Add this module's commands to `fhir-ext model`."""
@@ -31,7 +30,7 @@ def register(model: typer.Typer) -> None:
 
 
 def drift(
-    service: Annotated[str, typer.Argument(help="A name that `model list` shows.")],
+    service: Service,
     version: Annotated[
         str | None, typer.Argument(help="One version, in any role; all that write without.")
     ] = None,
@@ -46,7 +45,7 @@ def drift(
         datetime | None,
         typer.Option(formats=["%Y-%m-%d"], help="Last day (UTC) of the window; now without."),
     ] = None,
-    as_json: _AsJson = False,
+    as_json: AsJson = False,
     least: Annotated[int | None, typer.Option(min=5, help="Fewest results compared.")] = None,
     alpha: Annotated[
         float | None, typer.Option(min=1e-6, max=0.5, help="Chance of any false finding.")
@@ -89,12 +88,12 @@ def drift(
 
 
 def compare(
-    service: Annotated[str, typer.Argument(help="A name that `model list` shows.")],
+    service: Service,
     shadow: Annotated[str, typer.Option(help="The shadow version.")],
     since: Annotated[
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="First day (UTC).")
     ] = None,
-    as_json: _AsJson = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare a shadow with the version that wrote, on the same images.
 

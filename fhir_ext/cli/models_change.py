@@ -10,8 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fhir_ext.cli import models_cmd
-from fhir_ext.cli.models_cmd import AsJson, Service, Version
+from fhir_ext.cli.models_common import AsJson, Service, Version, operator, registry_service
 
 if TYPE_CHECKING:
     from operations.model_registry.actor import Actor
@@ -40,7 +39,7 @@ def install(
 
     Example: `fhir-ext model install my-model`
     """
-    row = models_cmd.registry_service().install(folder, _actor())
+    row = registry_service().install(folder, _actor())
     _say(row, as_json)
 
 
@@ -49,7 +48,7 @@ def test(service: Service, version: Version, as_json: AsJson = False) -> None:
 
     Example: `fhir-ext model test lung-density 1.0.0`
     """
-    row = models_cmd.registry_service().test(service, version, _actor())
+    row = registry_service().test(service, version, _actor())
     report = row.test_report or {}
     if as_json:
         typer.echo(json.dumps(report, indent=2))
@@ -81,7 +80,7 @@ def shadow(service: Service, version: Version, as_json: AsJson = False) -> None:
 
     Example: `fhir-ext model shadow lung-density 1.1.0`
     """
-    _say(models_cmd.registry_service().shadow(service, version, _actor()), as_json)
+    _say(registry_service().shadow(service, version, _actor()), as_json)
 
 
 def canary(
@@ -94,7 +93,7 @@ def canary(
 
     Example: `fhir-ext model canary lung-density 1.1.0 --share 0.1`
     """
-    _say(models_cmd.registry_service().canary(service, version, share, _actor()), as_json)
+    _say(registry_service().canary(service, version, share, _actor()), as_json)
 
 
 def activate(service: Service, version: Version, as_json: AsJson = False) -> None:
@@ -102,7 +101,7 @@ def activate(service: Service, version: Version, as_json: AsJson = False) -> Non
 
     Example: `fhir-ext model activate lung-density 1.1.0`
     """
-    _say(models_cmd.registry_service().activate(service, version, _actor()), as_json)
+    _say(registry_service().activate(service, version, _actor()), as_json)
 
 
 def retire(
@@ -112,7 +111,7 @@ def retire(
 
     Example: `fhir-ext model retire lung-density 1.0.0`
     """
-    found = models_cmd.registry_service()
+    found = registry_service()
     _say(found.retire(service, version, _actor(), reason or None), as_json)
 
 
@@ -121,7 +120,7 @@ def rollback(service: Service, reason: Reason = "", as_json: AsJson = False) -> 
 
     Example: `fhir-ext model rollback lung-density`
     """
-    found = models_cmd.registry_service()
+    found = registry_service()
     _say(found.rollback(service, _actor(), reason or None), as_json)
 
 
@@ -131,13 +130,13 @@ def recall(service: Service, version: Version, reason: Reason, as_json: AsJson =
     A worker does that; `fhir-ext model recall-report` says how far it is and whom it concerns.
     Example: `fhir-ext model recall lung-density 1.1.0 --reason "wrong side named"`
     """
-    _say(models_cmd.registry_service().recall(service, version, reason, _actor()), as_json)
+    _say(registry_service().recall(service, version, reason, _actor()), as_json)
 
 
 def _actor() -> Actor:
     from operations.model_registry.actor import Actor
 
-    return Actor(models_cmd.operator(), "cli")
+    return Actor(operator(), "cli")
 
 
 def _say(row: VersionRow, as_json: bool) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,56 +10,23 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy.exc import SQLAlchemyError
 
+from fhir_ext.cli import drift_cmd, models_change, recall_cmd
+from fhir_ext.cli.models_common import AsJson, Service, registry_service
 from fhir_ext.errors import SettingsError
 
 if TYPE_CHECKING:
     from operations.model_registry.rows import VersionRow
-    from operations.model_registry.service import ModelRegistryService
 
 model = typer.Typer(no_args_is_help=True, help="Model versions: what they are, where they stand.")
-
-Service = Annotated[str, typer.Argument(help="A name that `model list` shows.")]
-Version = Annotated[str, typer.Argument(help="One of its versions.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands, and those that change versions, to the application."""
-    from fhir_ext.cli import drift_cmd, models_change, recall_cmd
-
     models_change.register(model)
     recall_cmd.register(model)
     drift_cmd.register(model)
     app.add_typer(model, name="model", rich_help_panel="Models")
-
-
-def operator() -> str:
-    """The account of this machine that gives the command, for the history."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        # A container's user that no file names.
-        return f"uid-{os.getuid()}"
-
-
-def registry_service() -> ModelRegistryService:
-    """Commands about model versions in the installation of the settings.
-
-    Raises:
-        SettingsError: its database has no rows of models.
-    """
-    from fhir_ext.cli.parts import Parts, load_settings
-
-    service = Parts(load_settings()).models
-    try:
-        service.store.states()
-    except SQLAlchemyError as error:
-        raise SettingsError(
-            "the database has no table of models: run `fhir-ext migrate`"
-        ) from error
-    return service
 
 
 @model.command("list")

@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fhir_ext.cli.models_common import Service
+
 if TYPE_CHECKING:
     from operations.model_registry.recall_report import RecallReport
 
@@ -21,7 +23,7 @@ def register(model: typer.Typer) -> None:
 
 
 def recall_report(
-    service: Annotated[str, typer.Argument(help="A name that `model list` shows.")],
+    service: Service,
     version: Annotated[str, typer.Argument(help="The version, recalled or not.")],
     json_file: Annotated[
         Path | None,
