@@ -129,7 +129,7 @@ def show_calls(
     say("an app with a token asks for a risk score; the same with a scope too few")
     _risk_score(calls, urls, parts.fhir.read("Patient", patient))
     say("a radiologist corrects one number of the model")
-    _review(calls, urls, parts, archive, cases[0], patient)
+    _review(calls, urls, archive, cases[0], patient)
     return calls
 
 
@@ -222,7 +222,6 @@ def _input_row(extension: Json) -> tuple[str, str, str]:
 def _review(
     calls: Calls,
     urls: dict[str, str],
-    parts: Parts,
     archive: DicomWebClient,
     case: DemoCase,
     patient: str,
