@@ -13,9 +13,8 @@ from model_server import running_mlserver
 from fhir_ext.outgoing import OutgoingGuard, RefusedAddress
 from fhir_ext.settings import OutgoingSettings
 from models.manifest.runtimes import KServeRuntime
-from models.runtime.adapters.kserve import KServeSession
 from models.runtime.base import ModelFailure
-from models.runtime.opening import load_adapter, open_session
+from models.runtime.opening import open_session
 from models.runtime.options import Options
 
 LOOPBACK = OutgoingGuard(OutgoingSettings(private_networks=True, plain_http=True))
@@ -44,20 +43,9 @@ def test_numbers_are_those_of_torch(server: str, tmp_path: Path) -> None:
         parts = [session.run({"image": batch[i : i + size]})["pred"] for i in range(0, 5, size)]
         assert np.abs(np.concatenate(parts) - whole).max() < 1e-5
     session.close()
-
-
-def test_the_server_has_the_manifests_tensors(server: str, tmp_path: Path) -> None:
-    session = load_adapter(runtime(server, model_version="1"), tmp_path, OPTIONS)
-    assert isinstance(session, KServeSession)
-    session.check_ready()
-    session.close()
-    other = [{**tiny.IMAGE, "dtype": "float64"}]
-    session = load_adapter(runtime(server, inputs=other), tmp_path, OPTIONS)
-    assert isinstance(session, KServeSession)
-    with pytest.raises(ModelFailure) as caught:
-        session.check_ready()
-    assert caught.value.code == "model-answer"
-    session.close()
+    versioned = open_session(runtime(server, model_version="1"), tmp_path, OPTIONS)
+    assert np.array_equal(versioned.run({"image": batch})["pred"], whole)
+    versioned.close()
 
 
 def test_a_model_that_is_not_there(server: str, tmp_path: Path) -> None:

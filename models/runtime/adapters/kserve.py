@@ -52,7 +52,7 @@ class KServeSession:
     def __init__(self, runtime: KServeRuntime, session: requests.Session) -> None:
         self._runtime, self._session = runtime, session
         version = f"/versions/{quote(runtime.model_version)}" if runtime.model_version else ""
-        self._url = f"{runtime.url.rstrip('/')}/v2/models/{quote(runtime.model)}{version}"
+        self._url = f"{runtime.url.rstrip('/')}/v2/models/{quote(runtime.model)}{version}/infer"
         self._outputs = {tensor.name: tensor for tensor in runtime.outputs}
 
     @property
@@ -75,7 +75,7 @@ class KServeSession:
         )
         if len(body) > self._runtime.max_mb * 1e6:
             raise ModelFailure("model-input", f"a request of {len(body)} bytes is over max_mb")
-        answer = self._call("POST", f"{self._url}/infer", body)
+        answer = self._call(body)
         listed = answer.get("outputs")
         if not isinstance(listed, list):
             raise ModelFailure("model-answer", "no outputs")
@@ -84,32 +84,17 @@ class KServeSession:
             raise ModelFailure("model-answer", f"{len(listed)} outputs")
         return found
 
-    def check_ready(self) -> None:
-        """Ask the server whether the model is there and has the manifest's tensors.
-
-        Raises:
-            ModelFailure: `model-answer`: it has others.
-            UpstreamError: the server is down, or the model is not ready.
-        """
-        self._call("GET", f"{self._url}/ready", None, empty=True)
-        stated = self._call("GET", self._url, None)
-        for part in ("inputs", "outputs"):
-            # A server may say nothing about tensors (MLServer does without settings).
-            if listed := stated.get(part):
-                _compare(listed, getattr(self._runtime, part), part)
-
     def close(self) -> None:
         self._session.close()
 
-    def _call(self, method: str, url: str, body: bytes | None, *, empty: bool = False) -> Any:
+    def _call(self, body: bytes) -> dict[str, Any]:
         deadline = time.monotonic() + self._runtime.deadline_s
         limit = int(self._runtime.max_mb * 1e6)
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         with (
             transport_errors(_SERVER),
-            self._session.request(
-                method,
-                url,
+            self._session.post(
+                self._url,
                 data=body,
                 headers=headers,
                 stream=True,
@@ -122,8 +107,6 @@ class KServeSession:
             data = read_bounded(response, _SERVER, limit, deadline)
         if code != 200:
             raise ModelFailure("model-answer", f"status {code}")
-        if empty:
-            return {}
         try:
             found = orjson.loads(data)
         except orjson.JSONDecodeError as error:
@@ -197,13 +180,3 @@ def _array(tensor: Tensor, shape: list[int], data: list[Any]) -> Array:
     # What is too large becomes infinity, which is looked for with all that comes out.
     with np.errstate(over="ignore"):
         return raw.astype(wanted).reshape(shape)
-
-
-def _compare(listed: Any, tensors: Sequence[Tensor], part: str) -> None:
-    stated = {
-        str(item.get("name")): item.get("datatype")
-        for item in (listed if isinstance(listed, list) else [])
-        if isinstance(item, dict)
-    }
-    if stated != {tensor.name: DATATYPES[tensor.dtype] for tensor in tensors}:
-        raise ModelFailure("model-answer", f"the server's model has other {part}")
