@@ -87,15 +87,12 @@ class Chosen(Generic[Image]):
     set_aside: Mapping[str, int]
 
 
-def choose(
-    gates: Iterable[GateBase], images: Sequence[Image], output: str | None = None
-) -> Chosen[Image] | Refusal:
+def choose(gates: Iterable[GateBase], images: Sequence[Image]) -> Chosen[Image] | Refusal:
     """Gate all images of a study, gate after gate.
 
     Args:
         gates: in order.
         images: at least one.
-        output: only gates that cover it; without it, all.
 
     Returns:
         The images that are left, or the first reason why the study cannot be used.
@@ -105,8 +102,6 @@ def choose(
     left: Sequence[Image] = images
     aside: Aside[Image] = []
     for gate in gates:
-        if output is not None and not gate.covers(output):
-            continue
         narrowed = _narrowed(gate, left, aside)
         if isinstance(narrowed, Refusal):
             return narrowed

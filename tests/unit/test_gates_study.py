@@ -45,13 +45,6 @@ def test_when_nothing_is_left_the_reason_is_what_took_the_last() -> None:
     assert choose(gates(FRONTAL), films) == Refusal("view-position", "AP", "PA")
 
 
-def test_gates_of_other_outputs_are_not_asked() -> None:
-    films = read_radiographs(radiograph("LL"))
-    of_other = gates({"rule": "view-position", "allow": ["PA"], "applies_to": ["other"]})
-    assert isinstance(choose(of_other, films, "this"), Chosen)
-    assert isinstance(choose(of_other, films, "other"), Refusal)
-
-
 def test_later_gates_see_only_what_is_left() -> None:
     films = read_radiographs(radiograph("PA"), radiograph("LL", number=2, BurnedInAnnotation="YES"))
     rules = gates(FRONTAL, {"rule": "burned-in-annotation"})
