@@ -189,9 +189,9 @@ class Detection:
     tracking_uid: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, order=True, slots=True)
 class SeriesSource:
-    """A series beside the main one that a result rests on.
+    """A series that a result rests on.
 
     Attributes:
         series_instance_uid: DICOM Series Instance UID.

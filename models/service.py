@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -33,9 +34,9 @@ class ModelInput:
     Attributes:
         volume: the stack of one series (`volume`, `segmented-volume`).
         segmentations: SEG objects in the frame of reference of the volume.
-        mammograms: all 2D mammograms of the study, in any order (`mammograms`).
-        radiographs: all CR and DX images of the study, in any order (`radiographs`,
-            `segmented-radiographs`).
+        mammograms: all 2D mammograms of the study, in any order; at least one (`mammograms`).
+        radiographs: all CR and DX images of the study, in any order; at least one
+            (`radiographs`, `segmented-radiographs`).
         image_segmentations: SEG objects that refer to radiographs (`segmented-radiographs`).
         study: what tells studies apart for fairness between them; nothing is read from it.
         urgent: the request behind the study is urgent, asap or stat.
@@ -102,6 +103,24 @@ class ServiceOutput:
         values = any(item.value is not None for item in self.measurements)
         categories = any(item.chosen is not None for item in self.classifications)
         return values or categories or self.searched or bool(self.masks)
+
+
+class Instance(Protocol):
+    """An instance that a service was shown."""
+
+    @property
+    def series_instance_uid(self) -> str: ...
+
+    @property
+    def sop_instance_uid(self) -> str: ...
+
+
+def sources_of(instances: Iterable[Instance]) -> list[SeriesSource]:
+    """Instances by series, in the order in which the series come first."""
+    series: dict[str, list[str]] = {}
+    for item in instances:
+        series.setdefault(item.series_instance_uid, []).append(item.sop_instance_uid)
+    return [SeriesSource(uid, tuple(sorted(uids))) for uid, uids in series.items()]
 
 
 class Service(Protocol):

@@ -6,14 +6,12 @@ aside; one that makes the answer unsure refuses the study. What is doubtful is n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from fhir_ext.dicom.mammography import Mammogram
-from fhir_ext.results import Refusal
-from models.gates import Chosen, choose
-from models.manifest import Manifest, ManifestError
+from models.manifest import Manifest
+from models.manifest.demands import unfit
 
 #: In the order in which the network takes them.
 VIEWS: Final = ("L-CC", "R-CC", "L-MLO", "R-MLO")
@@ -28,18 +26,6 @@ RULES: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
-def select_views(manifest: Manifest, images: Sequence[Mammogram]) -> Chosen[Mammogram] | Refusal:
-    """The four standard views of a study in the order of `VIEWS`, or why they cannot be used.
-
-    Args:
-        manifest: whose gates decide.
-        images: 2D mammograms, in any order; no pixels are decoded.
-    """
-    if not images:
-        return Refusal("modality", "no 2D mammogram", ", ".join(manifest.inputs.modality))
-    return choose(manifest.all_gates(), images)
-
-
 def check_views(manifest: Manifest) -> None:
     """Refuse gates that would hand the network other views, or in another order.
 
@@ -48,5 +34,4 @@ def check_views(manifest: Manifest) -> None:
     """
     asked = [getattr(gate, "views", ()) for gate in manifest.gates if gate.rule == "required-views"]
     if asked != [VIEWS]:
-        needed = ", ".join(VIEWS)
-        raise ManifestError(f"manifest of {manifest.id}: gates: required-views must be {needed}")
+        raise unfit(manifest, "gates", f"required-views must be {', '.join(VIEWS)}")

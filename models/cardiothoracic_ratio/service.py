@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from fhir_ext.dicom.radiograph import Radiograph
 from fhir_ext.dicom.seg_image import ImageSegmentation
 from fhir_ext.results import Measurement, Refusal, SeriesSource
 from models.cardiothoracic_ratio.conclusions import RATIO, Thresholds, conclude
 from models.cardiothoracic_ratio.measure import check_lungs, ratio
-from models.cardiothoracic_ratio.segments import Chest, chest_of, is_drawn
+from models.cardiothoracic_ratio.segments import chest_of, is_drawn
 from models.gates import choose
-from models.manifest import Manifest, ManifestError
+from models.manifest import Manifest
+from models.manifest.demands import checked
 from models.runtime.host import Host
-from models.service import ModelInput, ServiceOutput
+from models.service import ModelInput, ServiceOutput, sources_of
 
 _DECIMALS = 3
 
@@ -46,7 +47,9 @@ class CardiothoracicRatio:
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
-        self._numbers = _numbers_of(manifest)
+        self._numbers = checked(
+            manifest, Numbers, {**manifest.settings, "thresholds": dict(manifest.thresholds)}
+        )
         (self._output,) = manifest.measurements
 
     def run(self, given: ModelInput) -> ServiceOutput:
@@ -54,15 +57,16 @@ class CardiothoracicRatio:
         chosen = self._choose(given.radiographs, given.image_segmentations)
         if isinstance(chosen, Refusal):
             # Nothing was chosen: the refusal speaks of all images of the study.
-            first, *others = _series(given.radiographs)
+            first, *others = sorted(sources_of(given.radiographs))
             return self._said(chosen, first, tuple(others))
-        main = _series([chosen])[0]
+        (main,) = sources_of([chosen])
         chest = chest_of(chosen, given.image_segmentations)
         if isinstance(chest, Refusal):
             return self._said(chest, main)
         refusal = check_lungs(chest.lungs, chosen.towards_left, self._numbers.side_by_side)
         found = refusal or ratio(chest.heart, chest.lungs)
-        return self._said(found, main, _sources(chest), automatic=chest.automatic)
+        further = tuple(sorted(sources_of(chest.sources)))
+        return self._said(found, main, further, automatic=chest.automatic)
 
     def _choose(
         self, images: Sequence[Radiograph], segmentations: Sequence[ImageSegmentation]
@@ -109,28 +113,3 @@ class CardiothoracicRatio:
 def create(manifest: Manifest, _folder: Path, _host: Host) -> CardiothoracicRatio:
     """What `models.registry` calls; there is nothing for a GPU to do."""
     return CardiothoracicRatio(manifest)
-
-
-def _series(images: Sequence[Radiograph]) -> list[SeriesSource]:
-    series: dict[str, list[str]] = {}
-    for image in images:
-        series.setdefault(image.series_instance_uid, []).append(image.sop_instance_uid)
-    return [SeriesSource(uid, tuple(sorted(uids))) for uid, uids in sorted(series.items())]
-
-
-def _sources(chest: Chest) -> tuple[SeriesSource, ...]:
-    series: dict[str, list[str]] = {}
-    for item in chest.sources:
-        series.setdefault(item.series_instance_uid, []).append(item.sop_instance_uid)
-    return tuple(SeriesSource(uid, tuple(sorted(uids))) for uid, uids in sorted(series.items()))
-
-
-def _numbers_of(manifest: Manifest) -> Numbers:
-    try:
-        return Numbers.model_validate(
-            {**manifest.settings, "thresholds": dict(manifest.thresholds)}
-        )
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ManifestError(f"manifest of {manifest.id}: {field}: {first['msg']}") from error

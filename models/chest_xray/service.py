@@ -9,18 +9,19 @@ from typing import Final
 
 from fhir_ext.dicom.radiograph import Radiograph, grey_values
 from fhir_ext.errors import RefusedInput
-from fhir_ext.results import Refusal, SeriesSource
+from fhir_ext.results import Refusal
 from models.chest_xray.preprocess import prepare
 from models.gates import choose
 from models.manifest import Classification, Manifest, MeasurementOutput
+from models.manifest.demands import unfit
 from models.manifest.outputs import Output
-from models.network.layout import Layout, layout_of, unfit
+from models.network.layout import Layout, layout_of
 from models.network.numbers import Categories, Number
 from models.network.review import review_of
 from models.network.said import Collector, Said
 from models.runtime.base import Array
 from models.runtime.host import Host
-from models.service import ModelInput, ServiceOutput
+from models.service import ModelInput, ServiceOutput, sources_of
 
 #: Which of several frontal images is looked at: the first of these that there is.
 PREFERRED: Final = ("PA", "AP")
@@ -47,10 +48,10 @@ class ChestXray:
         said = Said()
         chosen = self.choose(given.radiographs)
         if isinstance(chosen, Refusal):
-            main, *further = _sources(given.radiographs)
+            main, *further = sorted(sources_of(given.radiographs))
             self._withhold(said, chosen)
         else:
-            main, *further = _sources([chosen])
+            main, *further = sources_of([chosen])
             self._answer(chosen, given, said)
         output = replace(said.output(), main=main, further=tuple(further))
         return replace(output, review=review_of(self._manifest, output))
@@ -152,10 +153,3 @@ def _of(output: Output) -> Classification:
 def _rank(image: Radiograph) -> int:
     (view,) = image.views if len(image.views) == 1 else ("",)
     return PREFERRED.index(view) if view in PREFERRED else len(PREFERRED)
-
-
-def _sources(images: Sequence[Radiograph]) -> list[SeriesSource]:
-    series: dict[str, list[str]] = {}
-    for image in images:
-        series.setdefault(image.series_instance_uid, []).append(image.sop_instance_uid)
-    return [SeriesSource(uid, tuple(sorted(uids))) for uid, uids in sorted(series.items())]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from fhir_ext.dicom.volume import CTVolume
 from fhir_ext.results import Refusal, Region
@@ -20,7 +20,8 @@ from models.lung_density.postprocess import (
     numbers_of,
 )
 from models.lung_density.preprocess import reduce_volume
-from models.manifest import Manifest, ManifestError
+from models.manifest import Manifest
+from models.manifest.demands import checked
 from models.runtime.host import Host
 from models.service import ModelInput, ServiceOutput
 
@@ -42,16 +43,16 @@ class LungDensity:
 
     Args:
         manifest: its manifest.
-        device: torch device; `cuda` when there is one, else `cpu`.
+        device: where the operators run.
 
     Raises:
         ManifestError: a setting or threshold is missing, unknown or of the wrong type.
     """
 
-    def __init__(self, manifest: Manifest, device: str | None = None) -> None:
+    def __init__(self, manifest: Manifest, device: torch.device) -> None:
         self._manifest = manifest
         self._numbers = _numbers_of(manifest)
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = device
 
     def run(self, given: ModelInput) -> ServiceOutput:
         """See `models.service.Service`; looks at the volume only."""
@@ -96,17 +97,11 @@ class LungDensity:
 
 def create(manifest: Manifest, _folder: Path, host: Host) -> LungDensity:
     """What `models.registry` calls; torch becomes single-threaded (`operators_device`)."""
-    return LungDensity(manifest, str(host.operators_device()))
+    return LungDensity(manifest, host.operators_device())
 
 
 def _numbers_of(manifest: Manifest) -> _Numbers:
     settings = dict(manifest.settings)
     own = {name: settings.pop(name, None) for name in ("block_mm", "boundary_hu", "min_lung_share")}
-    try:
-        return _Numbers.model_validate(
-            {**own, "mask": settings, "thresholds": dict(manifest.thresholds)}
-        )
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ManifestError(f"manifest of {manifest.id}: {field}: {first['msg']}") from error
+    values = {**own, "mask": settings, "thresholds": dict(manifest.thresholds)}
+    return checked(manifest, _Numbers, values)

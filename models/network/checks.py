@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from models.manifest import Manifest
+from models.manifest.demands import unfit
 from models.manifest.outputs import (
     Classification,
     Detections,
@@ -12,7 +13,7 @@ from models.manifest.outputs import (
     Output,
     Segmentation,
 )
-from models.network.layout import Layout, unfit
+from models.network.layout import Layout
 
 #: Labels of a mask are uint8.
 _MOST_LABELS = 255

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.manifest import Manifest, ManifestError
+from models.manifest import Manifest
+from models.manifest.demands import unfit
 from models.manifest.inputs import Preprocessing
 from models.manifest.runtimes import NetworkRuntime, Tensor
 from models.runtime.base import Array
@@ -66,11 +67,6 @@ def layout_of(manifest: Manifest) -> Layout:
     layout = _layout(manifest, tensor)
     _check(manifest, layout, manifest.preprocessing)
     return layout
-
-
-def unfit(manifest: Manifest, field: str, reason: str) -> ManifestError:
-    """The error for a manifest that is valid, but not for this service."""
-    return ManifestError(f"manifest of {manifest.id}: {field}: {reason}")
 
 
 def _layout(manifest: Manifest, tensor: Tensor) -> Layout:

@@ -8,16 +8,17 @@ from pathlib import Path
 
 from fhir_ext.dicom.seg import CodedEntry, Segmentation
 from fhir_ext.dicom.volume import CTVolume
-from fhir_ext.results import Measurement, Refusal, SeriesSource
+from fhir_ext.results import Measurement, Refusal
 from models.gates import BLOOD_POOL, Subject
-from models.manifest import Manifest, ManifestError
+from models.manifest import Manifest
+from models.manifest.demands import unfit
 from models.manifest.outputs import MeasurementOutput
 from models.runtime.host import Host
 from models.segment_measurements.conclusions import AGATSTON, conclude
 from models.segment_measurements.measure import BLOOD, WANTED, Study
 from models.segment_measurements.settings import numbers_of
 from models.segmentation.structures import Structures, collect
-from models.service import ModelInput, ServiceOutput
+from models.service import ModelInput, ServiceOutput, sources_of
 
 #: Decimals by unit: what is written, and what thresholds are compared with.
 _DECIMALS = {"1": 3, "mm3": 1, "mL": 1, "mm": 1, "[hnsf'U]": 2}
@@ -51,7 +52,7 @@ class SegmentMeasurements:
         for gate in manifest.gates:
             unknown = set(getattr(gate, "structures", ())) - set(BLOOD)
             if unknown:
-                raise ManifestError(f"manifest of {manifest.id}: no blood pool: {min(unknown)}")
+                raise unfit(manifest, "gates", f"no blood pool: {min(unknown)}")
         self._manifest = manifest
         self._numbers = numbers_of(manifest)
 
@@ -59,12 +60,9 @@ class SegmentMeasurements:
         """See `models.service.Service`; looks at the volume and the segmentations."""
         assert given.volume is not None
         output = self.read(given.volume, given.segmentations)
-        series: dict[str, list[str]] = {}
-        for item in given.segmentations:
-            if item.sop_instance_uid in output.segmentations:
-                series.setdefault(item.series_instance_uid, []).append(item.sop_instance_uid)
-        further = (SeriesSource(uid, tuple(sorted(uids))) for uid, uids in sorted(series.items()))
-        return replace(output, further=tuple(further))
+        used = output.segmentations
+        measured = (item for item in given.segmentations if item.sop_instance_uid in used)
+        return replace(output, further=tuple(sorted(sources_of(measured))))
 
     def read(self, volume: CTVolume, segmentations: Sequence[Segmentation] = ()) -> SegmentOutput:
         """Measure one volume in the segments of a study.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from models.manifest import Manifest, ManifestError
+from models.manifest import Manifest
+from models.manifest.demands import checked
 from models.segment_measurements.aorta import ArchSettings
 from models.segment_measurements.calcium import CalciumSettings
 from models.segment_measurements.conclusions import Thresholds
@@ -50,20 +51,17 @@ def numbers_of(manifest: Manifest) -> Numbers:
         ManifestError: one is missing, unknown or of the wrong type.
     """
     own: dict[str, object] = dict(manifest.settings)
-    try:
-        return Numbers.model_validate(
-            {
-                "calcium": {name: own.pop(name, None) for name in CalciumSettings.model_fields},
-                "tube": _topic(own, "tube_"),
-                "arch": _topic(own, "arch_"),
-                "thresholds": dict(manifest.thresholds),
-                **own,
-            }
-        )
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ManifestError(f"manifest of {manifest.id}: {field}: {first['msg']}") from error
+    return checked(
+        manifest,
+        Numbers,
+        {
+            "calcium": {name: own.pop(name, None) for name in CalciumSettings.model_fields},
+            "tube": _topic(own, "tube_"),
+            "arch": _topic(own, "arch_"),
+            "thresholds": dict(manifest.thresholds),
+            **own,
+        },
+    )
 
 
 def _topic(own: dict[str, object], prefix: str) -> Mapping[str, object]:
