@@ -6,8 +6,6 @@ aside; one that makes the answer unsure refuses the study. What is doubtful is n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final
 
 from models.manifest import Manifest
@@ -15,15 +13,6 @@ from models.manifest.demands import unfit
 
 #: In the order in which the network takes them.
 VIEWS: Final = ("L-CC", "R-CC", "L-MLO", "R-MLO")
-
-#: What the pixels are refused for, beyond `models.gates.RULES`.
-RULES: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "image-size": "The image is smaller than the part that the network looks at.",
-        "patient-orientation": "The breast lies on the other side than the header says.",
-        "blank-image": "All pixels are the same.",
-    }
-)
 
 
 def check_views(manifest: Manifest) -> None:

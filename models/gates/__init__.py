@@ -37,7 +37,6 @@ from models.gates.projection import (
     SpecialViewGate,
     ViewPositionGate,
 )
-from models.gates.rules import RULES
 from models.gates.stack import (
     BloodPoolGate,
     CoverageGate,
@@ -103,7 +102,6 @@ def first_refusal(
 __all__ = [
     "BLOOD_POOL",
     "FACETS",
-    "RULES",
     "Chosen",
     "Gate",
     "GateBase",

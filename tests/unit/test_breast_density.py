@@ -249,11 +249,6 @@ def test_refusals_say_nothing_of_the_patient() -> None:
     assert found == Refusal("laterality", "another value", "L or R")
 
 
-def test_every_refusal_has_a_code() -> None:
-    assert set(views.RULES) <= {item.code for item in codes.REFUSAL_REASON.codes}
-    assert all(meaning.endswith(".") for meaning in views.RULES.values())
-
-
 def test_known_counts() -> None:
     """Grey level to bin by whole numbers: level 5.1 k begins bin k; 255 belongs to the last."""
     generator = np.random.default_rng(11)

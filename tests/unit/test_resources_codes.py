@@ -17,7 +17,6 @@ from fhir_ext.resources.codes import naming
 from fhir_ext.resources.conformance import conformance_resources, load_bundle
 from fhir_ext.resources.conformance.definitions import files
 from fhir_ext.results import Region
-from models.gates import RULES
 from models.manifest.outputs import Classification, Detections, MeasurementOutput, Output
 from models.registry import Registry
 from operations.analyze import plan
@@ -77,8 +76,12 @@ def test_local_codes_are_complete(system: codes.LocalSystem) -> None:
 
 
 def test_every_refusal_has_a_code() -> None:
-    assert set(RULES) <= {item.code for item in codes.REFUSAL_REASON.codes}
-    assert set(REJECTIONS) <= {item.code for item in codes.REFUSAL_REASON.codes}
+    known = {item.code for item in codes.REFUSAL_REASON.codes}
+    assert set(REJECTIONS) <= known
+    sources = [path.read_text() for path in (ROOT / "models").rglob("*.py")]
+    said = {rule for text in sources for rule in re.findall(r'Refusal\(\s*"([a-z-]+)"', text)}
+    assert {"wrong-study", "lung-mask-implausible", "patient-orientation"} <= said
+    assert said <= known
 
 
 def test_every_error_that_can_park_a_study_has_a_code() -> None:
