@@ -62,11 +62,25 @@ def inconsistent(at: Location, reason: str) -> PydanticCustomError:
     return PydanticCustomError("inconsistent", "{reason}", {"reason": reason, "at": at})
 
 
-def _inside(text: str) -> str:
+def is_inside(text: str) -> bool:
+    """Whether a text is a relative POSIX path that stays inside of a folder.
+
+    Names with a leading dot and caches of Python are left out where a folder is hashed
+    (`operations.model_registry.folder`): a manifest cannot name what nobody would look at.
+    """
     path = PurePosixPath(text)
-    if path.is_absolute() or ".." in path.parts or "\\" in text or not path.parts:
-        raise ValueError("must be a path inside the model's folder, with forward slashes")
-    return path.as_posix()
+    hidden = any(part[0] == "." or part == "__pycache__" for part in path.parts)
+    return bool(path.parts) and not (
+        path.is_absolute() or hidden or "\\" in text or not text.isprintable()
+    )
+
+
+def _inside(text: str) -> str:
+    if not is_inside(text):
+        raise ValueError(
+            "must be a path inside the model's folder, with forward slashes and no hidden names"
+        )
+    return PurePosixPath(text).as_posix()
 
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -76,10 +90,17 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
 
 
 KEBAB = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
-#: Semantic Versioning 2.0.0 without build metadata.
-SEMVER = r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$"
+#: Semantic Versioning 2.0.0 without build metadata. `\d` would be the digits of every script,
+#: so that two spellings of one number were two versions.
+SEMVER = (
+    r"^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)"
+    r"(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$"
+)
+#: Ids and versions are names of folders and parts of URLs.
+LONGEST_NAME = 64
 
-Kebab = Annotated[str, Field(pattern=KEBAB)]
+Kebab = Annotated[str, Field(pattern=KEBAB, max_length=LONGEST_NAME)]
+Version = Annotated[str, Field(pattern=SEMVER, max_length=LONGEST_NAME)]
 Text = Annotated[str, Field(min_length=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[float, Field(gt=0)]

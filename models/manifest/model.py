@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from fhir_ext.dicom.volume import CTVolume
 from fhir_ext.results import ModelIdentity, Refusal
 from models.gates import Gate, Subject, first_refusal
-from models.manifest.base import SEMVER, Kebab, Part, Text
+from models.manifest.base import Kebab, Part, Text, Version
 from models.manifest.consistency import check_consistency
 from models.manifest.evidence import Case, Evaluation, ModelCard, ReviewRule
 from models.manifest.identity import settings_hash
@@ -49,7 +49,7 @@ class Manifest(Part):
     """
 
     id: Kebab
-    version: Annotated[str, Field(pattern=SEMVER)]
+    version: Version
     title: Text
     licence: Text
     citation: str = ""

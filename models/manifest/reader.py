@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from pydantic import ValidationError
@@ -15,6 +19,17 @@ from models.manifest.runtimes import RUNTIME_KINDS
 
 #: Largest manifest, in bytes.
 MAX_BYTES = 1_000_000
+
+#: Longest number, in characters. YAML 1.1 writes integers to the base of 60 too, and time and
+#: memory for a long one grow with its square.
+_LONGEST_NUMBER: Final = 100
+_NUMBERS: Final = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
+
+#: Most problems that are told of one manifest.
+MOST_PROBLEMS: Final = 100
+
+#: What PyYAML raises for a scalar that is not of its tag, such as 2024-99-99 or `!!int x`.
+_WRONG_SCALAR: Final = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -28,7 +43,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         _check_keys(root)
-        data = yaml.safe_load(text)
+        data = _constructed(root)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "not YAML"
@@ -38,14 +53,18 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate(data)
     except ValidationError as error:
-        problems = tuple(_problem(root, item) for item in error.errors(include_url=False))
+        found = islice(error.errors(include_url=False, include_input=False), MOST_PROBLEMS)
+        problems = tuple(_problem(root, item) for item in found)
         lines = (f"{path}:{item.line}: {item.field}: {item.reason}" for item in problems)
         raise ManifestError("\n".join(lines), problems) from error
 
 
 def _text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        # What may be a pipe would otherwise wait for somebody who writes.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ManifestError(f"{path}: cannot be read: is no file")
             data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise ManifestError(f"{path}: cannot be read: longer than {MAX_BYTES} bytes")
@@ -54,12 +73,42 @@ def _text(path: Path) -> str:
         raise ManifestError(f"{path}: cannot be read: {type(error).__name__}") from error
 
 
+def _constructed(root: yaml.Node | None) -> Any:
+    """What `yaml.safe_load` makes of a text.
+
+    Raises:
+        yaml.YAMLError: a scalar is not what its tag says.
+    """
+    if root is None:
+        return None
+    try:
+        return yaml.SafeLoader("").construct_document(root)
+    except _WRONG_SCALAR as error:
+        mark = next(_wrong_scalars(root), root).start_mark
+        raise yaml.MarkedYAMLError(problem="is not what its tag says", problem_mark=mark) from error
+
+
+def _wrong_scalars(root: yaml.Node) -> Iterator[yaml.ScalarNode]:
+    """Scalars that cannot be constructed, in any order."""
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, yaml.ScalarNode):
+            try:
+                yaml.SafeLoader("").construct_document(node)
+            except (*_WRONG_SCALAR, yaml.YAMLError):
+                yield node
+        else:
+            for item in node.value:
+                waiting.extend(item if isinstance(item, tuple) else (item,))
+
+
 def _check_keys(node: yaml.Node | None) -> None:
     """YAML 1.2 section 3.2.1.1: keys are unique. PyYAML takes the last one silently.
 
     Raises:
-        yaml.MarkedYAMLError: a key appears twice, or is no scalar, or a node is an alias:
-            a few lines of aliases expand to more than any memory.
+        yaml.MarkedYAMLError: a key appears twice, or is no scalar; a number is too long; or a
+            node is an alias: a few lines of aliases expand to more than any memory.
     """
     seen: set[int] = set()
     waiting = [node] if node is not None else []
@@ -68,7 +117,12 @@ def _check_keys(node: yaml.Node | None) -> None:
         if id(item) in seen:
             raise yaml.MarkedYAMLError(problem="aliases are not read", problem_mark=item.start_mark)
         seen.add(id(item))
-        if isinstance(item, yaml.SequenceNode):
+        if isinstance(item, yaml.ScalarNode):
+            if item.tag in _NUMBERS and len(item.value) > _LONGEST_NUMBER:
+                raise yaml.MarkedYAMLError(
+                    problem="a number is too long", problem_mark=item.start_mark
+                )
+        elif isinstance(item, yaml.SequenceNode):
             waiting.extend(item.value)
         elif isinstance(item, yaml.MappingNode):
             names = set()

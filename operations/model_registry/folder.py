@@ -17,6 +17,7 @@ from typing import Final
 import yaml
 
 from models.manifest import Manifest, ManifestError, Problem, read_manifest
+from models.manifest.base import is_inside
 from models.registry import MANIFEST
 
 #: Read of a file at once, in bytes.
@@ -97,12 +98,13 @@ def named_files(manifest: Path) -> tuple[NamedFile, ...]:
 
 def installed_files(folder: Path) -> tuple[str, ...]:
     """Paths below a folder that make up its model: what is named, and texts of licences."""
-    named = {item.file for item in named_files(folder / MANIFEST)}
+    # `a/b` and `a//b` are one file.
+    named = {PurePosixPath(item.file).as_posix() for item in named_files(folder / MANIFEST)}
     beside = {
         path.name
         for pattern in _LICENCES
         for path in folder.glob(pattern)
-        if path.is_file() and not path.is_symlink()
+        if path.is_file() and not path.is_symlink() and path.name.isprintable()
     }
     return tuple(sorted({MANIFEST, *named, *beside}))
 
@@ -164,11 +166,10 @@ def _file_problems(
 ) -> Iterator[Problem]:
     left = max_bytes
     for item in files:
-        path = PurePosixPath(item.file)
-        if path.is_absolute() or ".." in path.parts or "\\" in item.file:
+        if not is_inside(item.file):
             # The schema says so, with its line.
             continue
-        found = folder / path
+        found = folder / PurePosixPath(item.file)
         if reason := _unusable(folder, found):
             yield Problem(item.line, item.field, reason)
             continue

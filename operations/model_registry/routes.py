@@ -18,7 +18,7 @@ from fhir_ext.errors import ForbiddenError, UnauthorizedError
 from fhir_ext.gateway.throttle import Throttle
 from fhir_ext.resources.context import instant
 from fhir_ext.store.repository import now
-from models.manifest.base import KEBAB, SEMVER
+from models.manifest.base import KEBAB, LONGEST_NAME, SEMVER
 from operations.model_registry.actor import Actor
 from operations.model_registry.describe import describe
 from operations.model_registry.rights import Action, rights_of
@@ -28,8 +28,8 @@ from operations.model_registry.service import ModelRegistryService
 Json = dict[str, Any]
 T = TypeVar("T")
 
-ServiceName = Annotated[str, Path(pattern=KEBAB)]
-VersionName = Annotated[str, Path(pattern=SEMVER)]
+ServiceName = Annotated[str, Path(pattern=KEBAB, max_length=LONGEST_NAME)]
+VersionName = Annotated[str, Path(pattern=SEMVER, max_length=LONGEST_NAME)]
 
 #: Most events of one answer.
 MOST_EVENTS: Final = 1000
