@@ -55,7 +55,8 @@ class Registry:
     `models.network.service`, which does what the manifest says. Either has
     `create(manifest: Manifest, folder: Path, host: Host) -> Service`. A service whose numbers
     lead to risks or issues may have a module `conclusions` too, which imports no torch, with
-    `derive(manifest: Manifest, measurements) -> (risks, issues)`.
+    a pydantic model `Thresholds` of the manifest's `thresholds`, and
+    `conclude(measurements, thresholds) -> (risks, issues)`.
 
     Args:
         root: folder of the shipped services; the package itself by default.
@@ -150,7 +151,9 @@ class Registry:
         name = f"models.{_folder(model.id)}.conclusions"
         if not _exists(name):
             return None
-        found: Conclusions = importlib.import_module(name).derive(manifest, measurements)
+        module = importlib.import_module(name)
+        thresholds = module.Thresholds.model_validate(dict(manifest.thresholds))
+        found: Conclusions = module.conclude(measurements, thresholds)
         return found
 
     def _site_versions(self) -> frozenset[tuple[str, str]]:

@@ -6,8 +6,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from fhir_ext.results import Issue, Measurement, Risk
-from models.manifest import Manifest
+from fhir_ext.results import Issue, Measurement
+from models.service import Conclusions
 
 RATIO: Final = "cardiothoracic-ratio"
 
@@ -24,20 +24,7 @@ class Thresholds(BaseModel):
     ratio: float
 
 
-def derive(
-    manifest: Manifest, measurements: tuple[Measurement, ...]
-) -> tuple[tuple[Risk, ...], tuple[Issue, ...]]:
-    """What `models.registry` calls when a human changed the number.
-
-    Raises:
-        pydantic.ValidationError: the manifest's thresholds are not ours.
-    """
-    return conclude(measurements, Thresholds.model_validate(dict(manifest.thresholds)))
-
-
-def conclude(
-    measurements: tuple[Measurement, ...], limits: Thresholds
-) -> tuple[tuple[Risk, ...], tuple[Issue, ...]]:
+def conclude(measurements: tuple[Measurement, ...], limits: Thresholds) -> Conclusions:
     """An issue for a human; no risk, for no source grades one by this number alone."""
     (value,) = (item.value for item in measurements if item.name == RATIO)
     if value is None or value <= limits.ratio:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from fhir_ext.results import Issue, Measurement, Region, Risk
-from models.manifest import Manifest
+from models.service import Conclusions
 
 LAA_950 = "laa-950"
 EMPHYSEMA_CITATION = "doi 10.2147/COPD.S284477"
@@ -27,20 +27,7 @@ class Thresholds(BaseModel):
     emphysema_laa_950_percent: float
 
 
-def derive(
-    manifest: Manifest, measurements: tuple[Measurement, ...]
-) -> tuple[tuple[Risk, ...], tuple[Issue, ...]]:
-    """What `models.registry` calls when a human changed numbers.
-
-    Raises:
-        pydantic.ValidationError: the manifest's thresholds are not ours.
-    """
-    return conclude(measurements, Thresholds.model_validate(dict(manifest.thresholds)))
-
-
-def conclude(
-    measurements: tuple[Measurement, ...], thresholds: Thresholds
-) -> tuple[tuple[Risk, ...], tuple[Issue, ...]]:
+def conclude(measurements: tuple[Measurement, ...], thresholds: Thresholds) -> Conclusions:
     """Risk and issue when LAA-950 of both lungs stands and reaches the threshold.
 
     There is one band: the source gives one threshold and no grades.

@@ -1,4 +1,4 @@
-"""What follows from the numbers, whether the service or a human gave them. No numpy."""
+"""What follows from the numbers, whether the service or a human gave them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from fhir_ext.results import Issue, Measurement, Region, Risk
-from models.manifest import Manifest
+from fhir_ext.results import Issue, Measurement, Region
+from models.service import Conclusions
 
 AGATSTON: Final = "agatston-score"
 DIAMETER: Final = "vessel-diameter"
@@ -50,20 +50,7 @@ class Thresholds(BaseModel):
     l1_hu: float
 
 
-def derive(
-    manifest: Manifest, measurements: tuple[Measurement, ...]
-) -> tuple[tuple[Risk, ...], tuple[Issue, ...]]:
-    """What `models.registry` calls when a human changed numbers.
-
-    Raises:
-        pydantic.ValidationError: the manifest's thresholds are not ours.
-    """
-    return conclude(measurements, Thresholds.model_validate(dict(manifest.thresholds)))
-
-
-def conclude(
-    measurements: tuple[Measurement, ...], limits: Thresholds
-) -> tuple[tuple[Risk, ...], tuple[Issue, ...]]:
+def conclude(measurements: tuple[Measurement, ...], limits: Thresholds) -> Conclusions:
     """Issues; no risks, for none of the sources grades one by these numbers alone."""
     values = {(m.name, m.region): m.value for m in measurements if m.value is not None}
     found = (
