@@ -175,7 +175,7 @@ class HapiServer(EmbeddedServer):
         port: int,
         *,
         database: HapiDatabase | None = None,
-        heap: str = "512m",
+        heap: str = "1g",
     ) -> None:
         super().__init__(data_dir)
         self.build, self.port, self.heap = build, port, heap
