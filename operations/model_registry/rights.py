@@ -16,7 +16,6 @@ class Action(StrEnum):
     LIST = "list"
     SHOW = "show"
     HISTORY = "history"
-    VALIDATE = "validate"
     INSTALL = "install"
     TEST = "test"
     SHADOW = "shadow"
@@ -33,7 +32,7 @@ _LOOK: Final = frozenset({Action.LIST, Action.SHOW, Action.HISTORY})
 #: no record of a patient.
 RIGHTS: Final[Mapping[Persona, frozenset[Action]]] = MappingProxyType(
     {
-        Persona.ML_ENGINEER: _LOOK | {Action.VALIDATE, Action.INSTALL, Action.TEST, Action.SHADOW},
+        Persona.ML_ENGINEER: _LOOK | {Action.INSTALL, Action.TEST, Action.SHADOW},
         Persona.ADMINISTRATOR: frozenset(Action),
         Persona.AUDITOR: _LOOK,
     }
