@@ -49,16 +49,23 @@ _NODES: Final = (
 )  # fmt: skip
 
 _REFERENCE: Final = re.compile(r"@(\w*(?:(?:::|#)\w+)*)")
+#: Ids that mean the same to MONAI and to us, and references from where they stand.
+_ID: Final = re.compile(r"\w[\w .-]*")
+_RELATIVE: Final = re.compile(r"[@%](?:::|#)|@\w*(?:(?:::|#)\w+)*(?:::|#)(?!\w)")
 #: Loaded from elsewhere by MONAI and torchvision.
 _DOWNLOADS: Final = frozenset({"pretrained", "progress", "weights"})
 
 
-def check_config(config: Json, wanted: str) -> None:
+def check_config(config: Json, wanted: str) -> Json:
     """Refuse what an entry leads to unless all of it is a network or an inferer.
 
     Args:
         config: the whole configuration.
         wanted: id of the entry; everything that it refers to is looked at.
+
+    Returns:
+        The top of the configuration without what nobody looked at: MONAI reads files that
+        are named anywhere in it.
 
     Raises:
         ModelFailure: `weights-unsafe`; `weights-corrupt` when an entry is missing.
@@ -70,6 +77,31 @@ def check_config(config: Json, wanted: str) -> None:
         if name not in seen:
             seen.add(name)
             waiting += _references(_entry(config, name))
+    reached = {re.split("::|#", name)[0] for name in seen}
+    kept = {key: value for key, value in config.items() if key in reached}
+    # A reference to `a::b` does not reach what stands beside it, but MONAI gets it as well.
+    _refuse_elsewhere(kept)
+    return kept
+
+
+def _refuse_elsewhere(value: Any) -> None:
+    """Refuse ids that we and MONAI would read differently, and files.
+
+    MONAI resolves `@##a` from where it stands, and an entry called `a::b` hides `b` in `a`.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not _ID.fullmatch(key):
+                raise ModelFailure("weights-unsafe", "the configuration has an id of no words")
+            _refuse_elsewhere(item)
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_elsewhere(item)
+    elif isinstance(value, str):
+        if value.startswith("%"):
+            raise ModelFailure("weights-unsafe", "the configuration includes another file")
+        if _RELATIVE.search(value):
+            raise ModelFailure("weights-unsafe", "the configuration has a relative reference")
 
 
 def _entry(config: Json, name: str) -> Any:
@@ -97,8 +129,6 @@ def _references(value: Any) -> Iterator[str]:
         for item in value:
             yield from _references(item)
     elif isinstance(value, str):
-        if value.startswith("%"):
-            raise ModelFailure("weights-unsafe", "the configuration includes another file")
         if value.startswith("$"):
             _check_expression(value[1:])
         yield from _REFERENCE.findall(value) if value[:1] in "@$" else ()
@@ -146,9 +176,17 @@ def _check_expression(text: str) -> None:
 
 def _harmless(node: ast.AST, inner: set[int]) -> bool:
     """Whether one node is; `inner` are the values that attributes are taken of."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes):
+        # MONAI puts quotes in place of a reference, also inside of a text.
+        return isinstance(node.value, str) and "reference" not in node.value
     if isinstance(node, ast.Name):
         roots = {"monai", "torch"} if id(node) in inner else _BUILTINS
         return node.id == "reference" or node.id in roots
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        # The first parameter of a function that makes a network is `pretrained`.
+        called = _path(node.func) or ""
+        made = called.startswith("monai.networks.nets.") and called.rpartition(".")[2].islower()
+        return not (made and node.args)
     if isinstance(node, ast.keyword):
         return node.arg is not None and node.arg not in _DOWNLOADS
     if isinstance(node, ast.Attribute) and id(node) not in inner:

@@ -27,9 +27,9 @@ def parsed(config: Json, name: str, options: Options) -> Any:
     from monai.bundle.config_parser import ConfigParser
 
     config = {**config, "device": f"$torch.device('{options.device}')"}
-    check_config(config, name)
+    checked = check_config(config, name)
     try:
-        return ConfigParser(config).get_parsed_content(name)
+        return ConfigParser(checked).get_parsed_content(name)
     except LIBRARY_ERRORS as error:
         raise ModelFailure("weights-corrupt", f"{name} of the bundle cannot be built") from error
 
