@@ -6,9 +6,7 @@ import json
 from typing import Any, Final
 
 from fhir_ext.resources.codes import CANONICAL, LOCAL_SYSTEMS, LocalSystem
-from fhir_ext.resources.conformance.classification import CLASSIFICATION_PROFILES
-from fhir_ext.resources.conformance.findings import FINDING_PROFILES
-from fhir_ext.resources.conformance.monitoring import MONITORING_PROFILES
+from fhir_ext.resources.conformance.observations import OBSERVATION_PROFILES
 from fhir_ext.resources.conformance.profiles import PROFILES
 from fhir_ext.resources.conformance.risk import RISK_PROFILES
 
@@ -23,16 +21,7 @@ def files() -> dict[str, str]:
     resources = [
         *(code_system(system) for system in LOCAL_SYSTEMS),
         *(value_set(system) for system in LOCAL_SYSTEMS),
-        *(
-            _published(profile)
-            for profile in (
-                *PROFILES,
-                *RISK_PROFILES,
-                *CLASSIFICATION_PROFILES,
-                *FINDING_PROFILES,
-                *MONITORING_PROFILES,
-            )
-        ),
+        *map(_published, (*OBSERVATION_PROFILES, *PROFILES, *RISK_PROFILES)),
     ]
     return {
         f"{resource['resourceType']}-{resource['id'].removeprefix('fhir-ext-')}.json": json.dumps(

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fhir_ext.resources import codes
-from fhir_ext.resources.conformance.profiles import (
-    _bound,
-    _element,
-    _local_coding,
-    _profile,
-    _required,
+from fhir_ext.resources.conformance.elements import (
+    R4,
+    bound,
+    element,
+    local_coding,
+    profile,
+    required,
+    sliced,
 )
 
 Json = dict[str, Any]
-
-_R4: Final = "http://hl7.org/fhir/StructureDefinition"
 
 
 def _part(name: str, minimum: int, types: tuple[str, ...], **rules: Any) -> tuple[Json, ...]:
@@ -53,7 +53,7 @@ RISK_INPUT: Final[Json] = {
     "abstract": False,
     "context": [{"type": "element", "expression": "RiskAssessment"}],
     "type": "Extension",
-    "baseDefinition": f"{_R4}/Extension",
+    "baseDefinition": f"{R4}/Extension",
     "derivation": "constraint",
     "differential": {
         "element": [
@@ -67,9 +67,9 @@ RISK_INPUT: Final[Json] = {
                 },
                 "min": 3,
             },
-            *_part("name", 1, ("code",), binding=_bound(codes.RISK_INPUT)),
+            *_part("name", 1, ("code",), binding=bound(codes.RISK_INPUT)),
             *_part("value", 1, ("Quantity", "boolean", "code", "integer")),
-            *_part("source", 1, ("code",), binding=_bound(codes.RISK_INPUT_SOURCE)),
+            *_part("source", 1, ("code",), binding=bound(codes.RISK_INPUT_SOURCE)),
             *_part("date", 0, ("dateTime",)),
             *_part("reference", 0, ("Reference",)),
             *_part("preliminary", 0, ("boolean",)),
@@ -83,14 +83,14 @@ RISK_INPUT: Final[Json] = {
     },
 }
 
-RISK_SCORE: Final = _profile(
+RISK_SCORE: Final = profile(
     "risk-score",
     "RiskAssessment",
     "Risk score",
     "A probability in percent by a published model, with every input it was computed from.",
-    _element(
+    element(
         "RiskAssessment.extension",
-        slicing={"discriminator": [{"type": "value", "path": "url"}], "rules": "open"},
+        slicing=sliced("value", "url"),
         min=1,
     ),
     {
@@ -101,15 +101,15 @@ RISK_SCORE: Final = _profile(
         "max": "*",
         "type": [{"code": "Extension", "profile": [codes.RISK_INPUT_EXTENSION]}],
     },
-    _required("RiskAssessment.method"),
-    *_local_coding("RiskAssessment.method", codes.RISK_MODEL),
-    _required("RiskAssessment.code", binding=_bound(codes.RISK_OUTCOME)),
-    _required("RiskAssessment.occurrence[x]", type=[{"code": "dateTime"}]),
-    _required("RiskAssessment.prediction"),
-    _required("RiskAssessment.prediction.outcome", binding=_bound(codes.RISK_OUTCOME)),
-    _required("RiskAssessment.prediction.probability[x]", type=[{"code": "decimal"}]),
-    _element("RiskAssessment.mitigation", max="0"),
-    _required("RiskAssessment.note"),
+    required("RiskAssessment.method"),
+    *local_coding("RiskAssessment.method", codes.RISK_MODEL),
+    required("RiskAssessment.code", binding=bound(codes.RISK_OUTCOME)),
+    required("RiskAssessment.occurrence[x]", type=[{"code": "dateTime"}]),
+    required("RiskAssessment.prediction"),
+    required("RiskAssessment.prediction.outcome", binding=bound(codes.RISK_OUTCOME)),
+    required("RiskAssessment.prediction.probability[x]", type=[{"code": "decimal"}]),
+    element("RiskAssessment.mitigation", max="0"),
+    required("RiskAssessment.note"),
 )
 
 RISK_PROFILES: Final = (RISK_INPUT, RISK_SCORE)
