@@ -261,17 +261,6 @@ def recall_of(task: Json) -> Recall:
     )
 
 
-def counts_of(task: Json) -> Counts:
-    """What a summary Task counts."""
-    found = {
-        coding["code"]: int(output["valueInteger"])
-        for output in task.get("output", [])
-        for coding in output["type"].get("coding", [])
-        if coding.get("system") == codes.RECALL_OUTPUT.url
-    }
-    return Counts(**found)
-
-
 def patient_of(resource: Json) -> str:
     """`Patient/…` that a resource of a result speaks of; empty without one."""
     for name in ("subject", "patient", "for"):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import requests
-from recall_samples import write_result
+from recall_samples import counts_of, write_result
 from result_samples import MODEL
 from review_samples import parameters
 from tokens import Tokens
@@ -24,7 +24,6 @@ from fhir_ext.embedded.process import ChildProcess
 from fhir_ext.errors import ParkedWork
 from fhir_ext.resources.device import is_recalled
 from fhir_ext.resources.ids import device_id, imaging_study_id, recall_review_id, recall_task_id
-from fhir_ext.resources.recall import counts_of
 from fhir_ext.results import ModelIdentity
 from models.lifecycle import State, VersionState
 from models.registry import Registry

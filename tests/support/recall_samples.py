@@ -11,9 +11,10 @@ from typing import Any
 from result_samples import MODEL, context, result
 from review_samples import MemoryFhir
 
+from fhir_ext.resources import codes
 from fhir_ext.resources.bundle import result_bundle
 from fhir_ext.resources.ids import device_id, imaging_study_id
-from fhir_ext.resources.recall import Recall
+from fhir_ext.resources.recall import Counts, Recall
 from fhir_ext.results import ModelIdentity, ServiceResult
 from operations.analyze.prepare import Prepared
 from operations.analyze.write_fhir import ResultWriter
@@ -133,3 +134,14 @@ def _tokens(resource: Json) -> set[str]:
 
 def _who(agent: Json) -> str:
     return str(agent["who"].get("reference", ""))
+
+
+def counts_of(task: Json) -> Counts:
+    """What a summary Task counts."""
+    found = {
+        coding["code"]: int(output["valueInteger"])
+        for output in task.get("output", [])
+        for coding in output["type"].get("coding", [])
+        if coding.get("system") == codes.RECALL_OUTPUT.url
+    }
+    return Counts(**found)

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from recall_samples import REASON, RECALL, STARTED
+from recall_samples import REASON, RECALL, STARTED, counts_of
 from result_samples import MODEL, context, resources, result
 
 from fhir_ext.resources import codes
@@ -16,7 +16,6 @@ from fhir_ext.resources.recall import (
     Counts,
     Group,
     counts_for,
-    counts_of,
     is_settled,
     is_withdrawn,
     recall_bundle,

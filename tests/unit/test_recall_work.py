@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from recall_samples import REASON, RECALL, PagedFhir, add, statuses
+from recall_samples import REASON, RECALL, PagedFhir, add, counts_of, statuses
 from result_samples import MODEL
 from review_samples import ANN, Queue, allow, request, task_of
 
 from fhir_ext.errors import BadRequestError, UpstreamError, UpstreamUnavailable
 from fhir_ext.resources.device import is_recalled, model_device
 from fhir_ext.resources.ids import device_id, recall_review_id, result_id
-from fhir_ext.resources.recall import Counts, counts_of, summary_task
+from fhir_ext.resources.recall import Counts, summary_task
 from fhir_ext.results import ServiceResult
 from fhir_ext.telemetry import Metrics
 from models.registry import Registry
