@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Final
 
 from fhir_ext.errors import ConflictError, NotFoundError, OutcomeIssue, UnprocessableError
 from models.manifest import Manifest
@@ -23,6 +24,12 @@ from operations.model_registry.folder import (
 
 #: Copies that a killed process left are deleted once they are this old (s).
 _STALE: Final = 3600.0
+
+#: Read of a file at once, in bytes.
+_CHUNK: Final = 1 << 20
+
+#: Most bytes of a manifest and of texts of licences together.
+_BESIDE: Final = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +66,13 @@ def require_usable(found: Inspection) -> Manifest:
     return found.manifest
 
 
-def place(source: Path, site: Path, max_bytes: int, shipped: Callable[[str, str], bool]) -> Placed:
+def place(
+    source: Path,
+    site: Path,
+    max_bytes: int,
+    shipped: Callable[[str, str], bool],
+    known: Callable[[str, str], str | None] = lambda _service, _version: None,
+) -> Placed:
     """Copy a model's folder to `<site>/<id>/<version>`.
 
     The copy is made under a name that the registry does not look at, checked there, brought
@@ -70,10 +83,13 @@ def place(source: Path, site: Path, max_bytes: int, shipped: Callable[[str, str]
             for texts of licences.
         max_bytes: largest sum of the sizes of all files.
         shipped: whether a service's version comes with this software.
+        known: digest of a service's version as it was installed before, also where its folder
+            is gone since: other files under its number would inherit its state.
 
     Raises:
         UnprocessableError: `model-invalid`.
-        ConflictError: `model-exists`: the version is installed with other files.
+        ConflictError: `model-exists`: the version is installed with other files;
+            `model-changed`: the folder changed while it was copied.
     """
     manifest = require_usable(inspect_folder(source, max_bytes))
     if shipped(manifest.id, manifest.version):
@@ -81,13 +97,17 @@ def place(source: Path, site: Path, max_bytes: int, shipped: Callable[[str, str]
     target = site / manifest.id / manifest.version
     target.parent.mkdir(parents=True, exist_ok=True)
     with _building(target) as building:
+        # No more than was looked at, with the manifest and the texts of licences.
+        left = max_bytes + _BESIDE
         for name in installed_files(source):
-            _copy(source / name, building / name)
+            left -= _copy(source, name, building / name, left)
         # What counts is the copy: the source may change while it is read.
         copied = require_usable(inspect_folder(building, max_bytes))
         if copied != manifest:
-            raise ConflictError("the folder changed while it was copied", code="model-changed")
+            raise _changed()
         digest = digest_of(building)
+        if known(manifest.id, manifest.version) not in (None, digest):
+            raise _other_files()
         if target.exists():
             _require_same(target, digest)
         else:
@@ -111,10 +131,14 @@ def inbox_folder(inbox: Path, name: str) -> Path:
 
 def _require_same(target: Path, digest: str) -> None:
     if digest_of(target) != digest:
-        raise ConflictError(
-            "this version is installed with other files; a change needs a new version",
-            code="model-exists",
-        )
+        raise _other_files()
+
+
+def _other_files() -> ConflictError:
+    return ConflictError(
+        "this version is installed with other files; a change needs a new version",
+        code="model-exists",
+    )
 
 
 def _rename(building: Path, target: Path, digest: str) -> None:
@@ -142,12 +166,54 @@ def _building(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(folder: Path, name: str, target: Path, limit: int) -> int:
+    """Copy one file of a folder; returns its size.
+
+    Raises:
+        ConflictError: `model-changed`: it is a link or no file by now, or too large.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with source.open("rb") as read, target.open("xb") as write:
-        shutil.copyfileobj(read, write, 1 << 20)
+    size = 0
+    with _open_inside(folder, name) as read, target.open("xb") as write:
+        while chunk := read.read(_CHUNK):
+            size += len(chunk)
+            if size > limit:
+                raise _changed()
+            write.write(chunk)
         write.flush()
         os.fsync(write.fileno())
+    return size
+
+
+def _open_inside(folder: Path, name: str) -> BinaryIO:
+    """Open a file below a folder; no step of the way is a link, whoever put one there since.
+
+    Raises:
+        ConflictError: `model-changed`.
+    """
+    step = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        *parents, last = PurePosixPath(name).parts
+        for part in parents:
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+            below = os.open(part, flags, dir_fd=step)
+            os.close(step)
+            step = below
+        # A pipe would wait for somebody who writes.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        file = os.fdopen(os.open(last, flags, dir_fd=step), "rb")
+    except OSError as error:
+        raise _changed() from error
+    finally:
+        os.close(step)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise _changed()
+    return file
+
+
+def _changed() -> ConflictError:
+    return ConflictError("the folder changed while it was copied", code="model-changed")
 
 
 def _sync_tree(folder: Path) -> None:

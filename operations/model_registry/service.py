@@ -93,7 +93,13 @@ class ModelRegistryService:
             ConflictError: `model-exists`: the version is there with other files.
         """
         actor.require(Action.INSTALL)
-        placed = place(folder, self.settings.folder, self.settings.weights_bytes, self._shipped)
+        placed = place(
+            folder,
+            self.settings.folder,
+            self.settings.weights_bytes,
+            self._shipped,
+            self._digest,
+        )
         manifest = placed.manifest
         if self.store.version(manifest.id, manifest.version) is None:
             try:
@@ -283,6 +289,10 @@ class ModelRegistryService:
             return self.registry.find(service, version).shipped
         except NotInstalledError:
             return False
+
+    def _digest(self, service: str, version: str) -> str | None:
+        row = self.store.version(service, version)
+        return row.digest if row is not None else None
 
     def _both(self, service: str, version: str) -> tuple[VersionRow, Installed]:
         return self.version(service, version), self.registry.find(service, version)
