@@ -27,9 +27,7 @@ FOLLOWS: Mapping[State, frozenset[State]] = MappingProxyType(
         State.DRAFT: frozenset(
             {State.SHADOW, State.CANARY, State.ACTIVE, State.RETIRED, State.RECALLED}
         ),
-        State.SHADOW: frozenset(
-            {State.DRAFT, State.CANARY, State.ACTIVE, State.RETIRED, State.RECALLED}
-        ),
+        State.SHADOW: frozenset({State.CANARY, State.ACTIVE, State.RETIRED, State.RECALLED}),
         State.CANARY: frozenset({State.SHADOW, State.ACTIVE, State.RETIRED, State.RECALLED}),
         State.ACTIVE: frozenset({State.RETIRED, State.RECALLED}),
         State.RETIRED: frozenset({State.SHADOW, State.CANARY, State.ACTIVE, State.RECALLED}),
