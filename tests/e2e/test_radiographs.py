@@ -12,7 +12,8 @@ from image_seg_samples import HEART, LUNG, image_seg_dataset
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 from seg_samples import encoded as encoded_seg
-from synthetic_cr import parts, radiograph
+from synthetic_cr import radiograph
+from synthetic_projection import parts
 
 from fhir_ext.phantom import PhantomPatient
 

@@ -170,7 +170,7 @@ def _with_meta(image: Dataset) -> Dataset:
     from io import BytesIO
 
     from pydicom import dcmread
-    from synthetic_mg import parts
+    from synthetic_projection import parts
 
     (part,) = parts(image)
     return dcmread(BytesIO(part))

@@ -13,9 +13,8 @@ from pydicom import Sequence as DicomSequence
 from pydicom.uid import (
     DigitalMammographyXRayImageStorageForPresentation,
     DigitalMammographyXRayImageStorageForProcessing,
-    ExplicitVRLittleEndian,
 )
-from synthetic_ct import encoded
+from synthetic_projection import Pixels, parts, projection_image
 
 from fhir_ext.dicom.mammography import MODIFIERS, VIEWS, Mammogram, read_mammogram
 from fhir_ext.settings import LimitSettings
@@ -24,8 +23,6 @@ STUDY = "1.2.826.0.1.3680043.8.498.20"
 CODE_OF_VIEW = {view: code for code, view in VIEWS.items()}
 CODE_OF_MODIFIER = {name: code for code, name in MODIFIERS.items()}
 STANDARD = ("L-CC", "R-CC", "L-MLO", "R-MLO")
-
-Pixels = npt.NDArray[Any]
 
 
 def mammogram(view: str, pixels: Pixels | None = None, **changes: Any) -> Dataset:
@@ -36,48 +33,21 @@ def mammogram(view: str, pixels: Pixels | None = None, **changes: Any) -> Datase
     side, _, projection = view.partition("-")
     pixels = np.zeros((4, 6), np.uint16) if pixels is None else pixels
     number = (*STANDARD, view).index(view) + 1
-    made = Dataset()
-    made.SpecificCharacterSet = "ISO_IR 192"
-    made.SOPClassUID = DigitalMammographyXRayImageStorageForPresentation
-    made.StudyInstanceUID = STUDY
-    made.SeriesInstanceUID = f"{STUDY}.{number}"
-    made.SOPInstanceUID = f"{STUDY}.{number}.1"
-    made.PatientID = "M1"
-    made.PatientName = "Doe^Jane"
-    made.PatientBirthDate = "19650203"
-    made.PatientSex = "F"
-    made.StudyDate = "20250301"
-    made.StudyTime = "101500"
-    made.StudyID = "7"
-    made.AccessionNumber = "MG7"
-    made.ReferringPhysicianName = ""
-    made.Modality = "MG"
-    made.PresentationIntentType = "FOR PRESENTATION"
-    made.Manufacturer = "ACME"
-    made.ImageType = ["DERIVED", "PRIMARY"]
-    made.SeriesNumber = number
-    made.InstanceNumber = 1
-    made.ImageLaterality = side
-    made.ViewPosition = projection
-    made.ViewCodeSequence = view_code(projection)
-    made.PatientOrientation = ["A", "R"] if side == "L" else ["P", "L"]
-    made.BreastImplantPresent = "NO"
-    made.BurnedInAnnotation = "NO"
-    made.SamplesPerPixel = 1
-    made.PhotometricInterpretation = "MONOCHROME2"
-    made.Rows, made.Columns = pixels.shape
-    made.BitsAllocated = 8 * pixels.dtype.itemsize
-    made.BitsStored = 8 if pixels.dtype.itemsize == 1 else 12
-    made.HighBit = made.BitsStored - 1
-    made.PixelRepresentation = 0
-    made.PixelData = np.ascontiguousarray(pixels).tobytes()
-    made["PixelData"].VR = "OW"
-    for keyword, value in changes.items():
-        if value is None:
-            delattr(made, keyword)
-        else:
-            setattr(made, keyword, value)
-    return made
+    own = {
+        "SOPClassUID": DigitalMammographyXRayImageStorageForPresentation,
+        "PatientID": "M1",
+        "PatientName": "Doe^Jane",
+        "PatientSex": "F",
+        "AccessionNumber": "MG7",
+        "Modality": "MG",
+        "ImageType": ["DERIVED", "PRIMARY"],
+        "ImageLaterality": side,
+        "ViewPosition": projection,
+        "ViewCodeSequence": view_code(projection),
+        "PatientOrientation": ["A", "R"] if side == "L" else ["P", "L"],
+        "BreastImplantPresent": "NO",
+    }
+    return projection_image(STUDY, number, pixels, own, changes)
 
 
 def raw_twin(image: Dataset) -> Dataset:
@@ -107,11 +77,6 @@ def _code(value: str, meaning: str, scheme: str) -> Dataset:
 def study(pixels: Mapping[str, Pixels] | None = None, **changes: Any) -> dict[str, Dataset]:
     """The four standard views, with the same `changes` in each."""
     return {view: mammogram(view, (pixels or {}).get(view), **changes) for view in STANDARD}
-
-
-def parts(*images: Dataset, syntax: str = ExplicitVRLittleEndian) -> list[bytes]:
-    """PS3.10 files."""
-    return [encoded(image, syntax) for image in images]
 
 
 def read(*images: Dataset) -> list[Mammogram]:

@@ -11,7 +11,8 @@ from image_seg_samples import HEART, LUNG, image_seg_dataset
 from pydicom import Dataset
 from result_samples import context, panel_of, resources
 from seg_samples import encoded
-from synthetic_cr import STUDY, parts, radiograph
+from synthetic_cr import STUDY, radiograph
+from synthetic_projection import parts
 
 from fhir_ext.clients.dicomweb import InstanceInfo
 from fhir_ext.resources.bundle import result_bundle

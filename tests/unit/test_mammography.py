@@ -15,7 +15,8 @@ from pydicom.uid import (
     RLELossless,
 )
 from synthetic_ct import ct_slice, encoded
-from synthetic_mg import mammogram, parts, raw_twin, read, view_code
+from synthetic_mg import mammogram, raw_twin, read, view_code
+from synthetic_projection import parts
 
 from fhir_ext.dicom.mammography import grey_values, read_mammogram
 from fhir_ext.errors import RefusedInput

@@ -9,8 +9,9 @@ import pytest
 from image_seg_samples import HEART, image_seg_dataset
 from pydicom import Dataset
 from seg_samples import encoded
-from synthetic_cr import parts, radiograph
+from synthetic_cr import radiograph
 from synthetic_mg import mammogram
+from synthetic_projection import parts
 
 from fhir_ext.errors import RefusedInput
 from fhir_ext.settings import LimitSettings

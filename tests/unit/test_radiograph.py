@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom.uid import DigitalXRayImageStorageForProcessing
-from synthetic_cr import computed, parts, radiograph, read, view_code
+from synthetic_cr import computed, radiograph, read, view_code
 from synthetic_ct import ct_slice, encoded
 from synthetic_mg import mammogram
+from synthetic_projection import parts
 
 from fhir_ext.dicom.projection import Spacing, stored_range
 from fhir_ext.dicom.radiograph import Radiograph, grey_values, read_radiograph

@@ -9,7 +9,8 @@ import pytest
 from image_seg_samples import HEART, LUNG, image_seg, image_seg_dataset, read_back
 from pydicom import Dataset
 from seg_samples import encoded
-from synthetic_cr import parts, radiograph
+from synthetic_cr import radiograph
+from synthetic_projection import parts
 
 from fhir_ext.dicom.seg import read_segmentation
 from fhir_ext.dicom.seg_image import read_image_segmentation
