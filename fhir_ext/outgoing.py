@@ -85,6 +85,11 @@ class OutgoingGuard:
         self._hosts = frozenset(host.lower().rstrip(".") for host in settings.hosts)
         self._pools = _pool_classes(self)
 
+    @property
+    def names_hosts(self) -> bool:
+        """Whether the installation lists the hosts that may be called."""
+        return bool(self._hosts)
+
     def check(self, url: str) -> None:
         """Refuse a URL that may not be called; host names are not resolved.
 

@@ -199,7 +199,9 @@ class ModelSettings(Group):
     )
     weights_bytes: int = Field(4_000_000_000, description="Largest weights of one model.")
     remote_auth: HttpAuth = Field(
-        default_factory=HttpAuth, description="Credentials for remote model servers."
+        default_factory=HttpAuth,
+        description="Credentials for remote model servers; only where `outgoing.hosts` is set, "
+        "since manifests name the servers.",
     )
 
 

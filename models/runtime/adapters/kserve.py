@@ -20,6 +20,7 @@ import requests
 from fhir_ext.clients.http import transport_errors
 from fhir_ext.errors import UpstreamUnavailable
 from fhir_ext.outgoing import read_bounded
+from fhir_ext.settings import HttpAuth
 from models.manifest.runtimes import KServeRuntime, Tensor
 from models.runtime.base import Array, Arrays, ModelFailure, Session
 from models.runtime.options import Options
@@ -121,11 +122,14 @@ def load(runtime: KServeRuntime, files: Sequence[Verified], options: Options) ->
 
     Raises:
         RefusedAddress: the installation does not allow the address.
-        ModelFailure: `model-not-installed`: remote models are not allowed here at all.
+        ModelFailure: `model-not-installed`: remote models are not allowed here at all, or
+            our credentials would go to any host that a manifest names.
     """
     del files
     if options.guard is None:
         raise ModelFailure("model-not-installed", "remote models are not allowed here")
+    if options.auth != HttpAuth() and not options.guard.names_hosts:
+        raise ModelFailure("model-not-installed", "models.remote_auth needs outgoing.hosts")
     options.guard.check(runtime.url)
     session = options.guard.session(options.auth, timedelta(seconds=runtime.deadline_s))
     return KServeSession(runtime, session)
@@ -153,13 +157,34 @@ def _read(item: Any, outputs: dict[str, Tensor]) -> tuple[str, Array]:
     shape, data = entry.get("shape"), entry.get("data")
     if not isinstance(shape, list) or not all(map(_is_length, shape)):
         raise ModelFailure("model-answer", f"{tensor.name} has no shape")
+    if len(shape) != len(tensor.shape):
+        # Before they are multiplied: a list of a million lengths has a product of megabytes.
+        raise ModelFailure("model-answer", f"{tensor.name} has {len(shape)} axes")
     if not isinstance(data, list):
         raise ModelFailure("model-answer", f"{tensor.name} has no data")
+    if not _numbers(data):
+        raise ModelFailure("model-answer", f"{tensor.name} holds something else than numbers")
     return tensor.name, _array(tensor, shape, data)
 
 
 def _is_length(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _numbers(data: list[Any]) -> bool:
+    """Whether nested lists hold numbers only.
+
+    JSON has no NaN: a server writes null. numpy makes every text as long as the longest one.
+    """
+    waiting = [data]
+    while waiting:
+        part = waiting.pop()
+        kinds = set(map(type, part))
+        if kinds == {list}:
+            waiting.extend(part)
+        elif not kinds <= {bool, int, float}:
+            return False
+    return True
 
 
 def _array(tensor: Tensor, shape: list[int], data: list[Any]) -> Array:
@@ -169,7 +194,6 @@ def _array(tensor: Tensor, shape: list[int], data: list[Any]) -> Array:
         raw = np.array(data)
     except ValueError as error:
         raise ModelFailure("model-answer", f"{tensor.name} is ragged") from error
-    # JSON has no NaN: a server writes null, and numpy then makes objects.
     kinds = {"b": "b", "f": "fiu"}.get(wanted.kind, "iu")
     if raw.size != math.prod(shape) or (raw.size and raw.dtype.kind not in kinds):
         raise ModelFailure("model-answer", f"{tensor.name} holds something else than numbers")
