@@ -9,7 +9,6 @@ from typing import Any, Literal
 import fhir_ext
 from fhir_ext.resources import codes
 from fhir_ext.resources.codes import concept, profile
-from fhir_ext.resources.codes.monitoring import MODEL_ALERT
 from fhir_ext.resources.context import instant
 from fhir_ext.resources.ids import device_id, software_device_id
 from fhir_ext.results import ModelIdentity
@@ -54,11 +53,13 @@ def drift_issue(
             }
         ],
         "status": "final",
-        "code": concept(MODEL_ALERT.coding("model-drift")),
+        "code": concept(codes.MODEL_ALERT.coding("model-drift")),
         "severity": severity,
         "identifiedDateTime": instant(identified),
         "author": {"reference": f"Device/{software_device_id(fhir_ext.__version__)}"},
         "implicated": [{"reference": f"Device/{device_id(model)}"}],
-        "evidence": [{"code": [concept(MODEL_ALERT.coding(kind), text=text)]} for text in findings],
+        "evidence": [
+            {"code": [concept(codes.MODEL_ALERT.coding(kind), text=text)]} for text in findings
+        ],
         "detail": f"{model.title} {model.version}, {spans}: {'; '.join(findings)}.",
     }

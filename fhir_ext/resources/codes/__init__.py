@@ -96,6 +96,7 @@ from fhir_ext.resources.codes.meanings import (
 from fhir_ext.resources.codes.models import (
     AI_FOR_IMAGES,
     AI_KIND_EXTENSION,
+    MODEL_ALERT,
     MODEL_CARD,
     MODEL_CARD_EXTENSION,
     MODEL_CARD_MARKDOWN,
@@ -103,7 +104,6 @@ from fhir_ext.resources.codes.models import (
     MODEL_STATE,
     RECALL_OUTPUT,
 )
-from fhir_ext.resources.codes.monitoring import MODEL_ALERT
 from fhir_ext.resources.codes.review import (
     CLINICIAN_ASSERTED,
     HUMAN_VALUE,

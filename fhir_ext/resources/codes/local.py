@@ -6,15 +6,18 @@ from typing import Final
 
 from fhir_ext.resources.codes.base import LocalSystem, local_codes
 from fhir_ext.resources.codes.findings import FINDING_MEASUREMENTS
-from fhir_ext.resources.codes.gates import GATE_REFUSALS
-from fhir_ext.resources.codes.models import RECALL_REASONS, RECALL_TASKS
-from fhir_ext.resources.codes.networks import NETWORK_FAILURES
+from fhir_ext.resources.codes.models import (
+    NETWORK_FAILURES,
+    RECALL_REASONS,
+    RECALL_TASKS,
+    REGISTRY_ERRORS,
+    REGISTRY_TASK_REASONS,
+)
 from fhir_ext.resources.codes.radiography import (
     RADIOGRAPHY_ISSUES,
     RADIOGRAPHY_MEASUREMENTS,
     RADIOGRAPHY_REFUSALS,
 )
-from fhir_ext.resources.codes.registry import REGISTRY_ERRORS, REGISTRY_TASK_REASONS
 from fhir_ext.resources.codes.segments import (
     SEGMENT_ISSUES,
     SEGMENT_MEASUREMENTS,
@@ -140,11 +143,32 @@ REFUSAL_REASON: Final = LocalSystem(
         ("blank-image", "Blank image", "All pixels are the same."),
         ("no-slices", "No slices", "The series holds no slice that can be used."),
         ("model-not-installed", "Model not installed", "The model or its weights are missing."),
-        *((item.code, item.display, item.definition) for item in SEGMENT_REFUSALS),
-        *((item.code, item.display, item.definition) for item in GATE_REFUSALS),
-        *((item.code, item.display, item.definition) for item in RADIOGRAPHY_REFUSALS),
-        _OTHER,
-    ),
+    )
+    + SEGMENT_REFUSALS
+    + local_codes(
+        (
+            "patient-position",
+            "Position of the patient",
+            "The patient lay otherwise than is accepted.",
+        ),
+        (
+            "blood-pool-unenhanced",
+            "Blood is not enhanced",
+            "The attenuation of blood says that no contrast agent is in it.",
+        ),
+        (
+            "pixel-spacing",
+            "Pixel size not usable",
+            "The size of a pixel is not stated, not calibrated, or out of range.",
+        ),
+        (
+            "view-position",
+            "Projection not accepted",
+            "The projection of a radiograph is not stated, or not an accepted one.",
+        ),
+    )
+    + RADIOGRAPHY_REFUSALS
+    + local_codes(_OTHER),
 )
 
 NOT_APPLIED_REASON: Final = LocalSystem(
