@@ -19,6 +19,7 @@ from models.gates.base import (
     Words,
     shown,
 )
+from models.gates.expressions import LONGEST_VALUE, checked_expression, matched_part
 from models.gates.subject import Subject
 
 #: Expression over Manufacturer to expressions over the kernel.
@@ -78,10 +79,7 @@ class KernelGate(GateBase):
     @classmethod
     def _expressions(cls, lists: Kernels | None) -> Kernels | None:
         for expression in _expressions(lists):
-            try:
-                re.compile(expression)
-            except re.error as error:
-                raise ValueError(f"bad regular expression: {error}") from error
+            checked_expression(expression)
         return lists
 
     @model_validator(mode="after")
@@ -94,7 +92,9 @@ class KernelGate(GateBase):
 
     def check(self, subject: Subject) -> Refusal | None:
         kernel = (subject.header.convolution_kernel or "").strip()
-        vendor = (subject.header.manufacturer or "").strip()
+        vendor = matched_part((subject.header.manufacturer or "").strip())
+        if len(kernel) > LONGEST_VALUE:
+            return Refusal(self.rule, shown(kernel), "a name of a kernel")
         if not kernel and self.unknown == "accept":
             return None
         needed = "a smooth kernel on the list of its manufacturer"

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from models.gates import FACETS, Gate, ModalityGate, SliceCountGate
+from models.gates.expressions import checked_expression
 from models.manifest.base import Bounds, Part, Positive, Text
 
-
-def _expression(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"bad regular expression: {error}") from error
-    return text
-
-
-Expression = Annotated[str, Field(min_length=1), AfterValidator(_expression)]
+Expression = Annotated[str, Field(min_length=1), AfterValidator(checked_expression)]
 
 
 class SeriesSelection(Part):

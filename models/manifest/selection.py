@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
+from models.gates.expressions import matched_part
 from models.manifest.inputs import Inputs
 
 #: Codes of the CodeSystem `not-applied-reason`.
@@ -142,7 +143,7 @@ def _why_not(inputs: Inputs, series: SeriesFacts) -> tuple[str, str] | None:
 
 
 def _found(pattern: str, series: SeriesFacts) -> bool:
-    return re.search(pattern, series.description, re.IGNORECASE) is not None
+    return re.search(pattern, matched_part(series.description), re.IGNORECASE) is not None
 
 
 def _rank(inputs: Inputs, series: SeriesFacts) -> tuple[object, ...]:

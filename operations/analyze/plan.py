@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Literal
 
+from models.gates.expressions import matched_part
 from models.lifecycle import Assignment
 from models.manifest.inputs import Images
 from operations.analyze.rules import Rule, Rules
@@ -210,7 +211,7 @@ def _why_not(
         return "model-not-active", rule.service
     if (site := _body_site(rule, series)) is not None:
         return "body-part", site
-    description = series.get("description", "")
+    description = matched_part(series.get("description", ""))
     for pattern in rule.exclude_description:
         if re.search(pattern, description, re.IGNORECASE):
             # The description is free text and may name a patient; the pattern is ours.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from fhir_ext.errors import SettingsError
 from fhir_ext.resources import codes
+from models.gates.expressions import checked_expression
 from models.manifest import Manifest
 
 
@@ -35,9 +35,7 @@ class Rule(BaseModel):
     @field_validator("exclude_description")
     @classmethod
     def _patterns(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in patterns:
-            re.compile(pattern)
-        return patterns
+        return tuple(map(checked_expression, patterns))
 
 
 class Rules(BaseModel):
@@ -87,5 +85,5 @@ def load_rules(path: Path | None) -> Rules:
         raise SettingsError(f"the rules file cannot be read: {error.strerror}") from error
     except yaml.YAMLError as error:
         raise SettingsError(f"the rules file is not YAML: {error}") from error
-    except (ValidationError, re.error) as error:
+    except ValidationError as error:
         raise SettingsError(f"the rules file is not valid: {error}") from error
