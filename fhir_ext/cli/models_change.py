@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fhir_ext.cli.models_common import AsJson, Service, Version, operator, registry_service
@@ -63,13 +64,15 @@ def _print_report(row: VersionRow) -> None:
     table = Table("case", "", "output", "expected", "seen")
     for case in report["cases"]:
         if case["failure"]:
-            table.add_row(case["name"], "[red]failed[/]", "", "", ": ".join(case["failure"]))
+            why = escape(": ".join(case["failure"]))
+            table.add_row(case["name"], "[red]failed[/]", "", "", why)
         for check in case["checks"]:
             mark = "[green]holds[/]" if check["passed"] else "[red]fails[/]"
-            table.add_row(case["name"], mark, check["output"], check["expected"], check["seen"])
+            words = (escape(check[name]) for name in ("output", "expected", "seen"))
+            table.add_row(case["name"], mark, *words)
     if engine := report["engine"]:
         mark = "[green]holds[/]" if engine["holds"] else "[red]fails[/]"
-        table.add_row("two engines", mark, "", "the same numbers", engine["detail"])
+        table.add_row("two engines", mark, "", "the same numbers", escape(engine["detail"]))
     Console().print(table)
     said = "passed" if row.test_passed else "failed"
     typer.echo(f"{row.service} {row.version}: the test {said}")

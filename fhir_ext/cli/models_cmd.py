@@ -47,7 +47,7 @@ def model_list(as_json: AsJson = False) -> None:
         state = f"{row.state} {row.share:.0%}" if row.share else row.state.value
         origin = "shipped" if row.shipped else "site"
         table.add_row(row.service, row.version, state, origin, tested(row), row.title)
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def tested(row: VersionRow) -> str:
@@ -74,7 +74,7 @@ def _print_shipped() -> None:
     for item in Registry().shipped():
         shown = item.manifest
         table.add_row(shown.id, shown.version, shown.review, shown.licence, shown.title)
-    Console().print(table)
+    Console(markup=False).print(table)
     typer.echo("no installation is configured here; these versions are shipped")
 
 
@@ -177,7 +177,7 @@ def model_history(
             f"{item['who']} ({item['how']})",
             item.get("reason", ""),
         )
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 @model.command("agreement")
@@ -212,4 +212,4 @@ def model_agreement(
             *(str(item.outcomes.get(o, 0)) for o in ("accept", "modify", "reject")),
             "\n".join(changed),
         )
-    Console().print(table)
+    Console(markup=False).print(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,15 +47,23 @@ def recall_report(
 
 
 def _write(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        # A file that was there before keeps its mode otherwise.
-        os.fchmod(stream.fileno(), 0o600)
-        stream.write(text)
+    """Put a new file in place of one, whoever made or holds that one open."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        # mkstemp lets nobody else read.
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink()
+        raise
 
 
 def _show(report: RecallReport) -> None:
-    console = Console()
+    # Reasons and names are of anybody.
+    console = Console(markup=False)
     said = "not recalled"
     if report.recall is not None:
         said = f"recall {report.recall['status']}, asked {report.recall['asked']}"
@@ -68,7 +77,9 @@ def _show(report: RecallReport) -> None:
         receivers = Table("client", "user", "certain", "possible", "patients", "first", "last")
         for item in report.receivers:
             numbers = (item.certain, item.possible, len(item.patients))
-            receivers.add_row(item.client, item.user, *map(str, numbers), item.first, item.last)
+            # An app of a patient acts as the patient.
+            user = "a patient" if item.user.startswith("Patient/") else item.user
+            receivers.add_row(item.client, user, *map(str, numbers), item.first, item.last)
         console.print(receivers)
     if report.subscribers:
         subscriptions = Table("subscription", "criteria", "endpoint", "at most")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from itertools import islice
@@ -24,6 +25,12 @@ MAX_BYTES = 1_000_000
 #: memory for a long one grow with its square.
 _LONGEST_NUMBER: Final = 100
 _NUMBERS: Final = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
+
+#: Written as escapes in YAML. Databases and FHIR strings take none of them; terminals obey, and
+#: marks of direction make a text look like another.
+_CONTROL: Final = re.compile(
+    "[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
 
 #: Most problems that are told of one manifest.
 MOST_PROBLEMS: Final = 100
@@ -107,8 +114,9 @@ def _check_keys(node: yaml.Node | None) -> None:
     """YAML 1.2 section 3.2.1.1: keys are unique. PyYAML takes the last one silently.
 
     Raises:
-        yaml.MarkedYAMLError: a key appears twice, or is no scalar; a number is too long; or a
-            node is an alias: a few lines of aliases expand to more than any memory.
+        yaml.MarkedYAMLError: a key appears twice, or is no scalar; a number is too long; a text
+            holds control characters; or a node is an alias: a few lines of aliases expand to
+            more than any memory.
     """
     seen: set[int] = set()
     waiting = [node] if node is not None else []
@@ -118,6 +126,10 @@ def _check_keys(node: yaml.Node | None) -> None:
             raise yaml.MarkedYAMLError(problem="aliases are not read", problem_mark=item.start_mark)
         seen.add(id(item))
         if isinstance(item, yaml.ScalarNode):
+            if _CONTROL.search(item.value):
+                raise yaml.MarkedYAMLError(
+                    problem="holds a control character", problem_mark=item.start_mark
+                )
             if item.tag in _NUMBERS and len(item.value) > _LONGEST_NUMBER:
                 raise yaml.MarkedYAMLError(
                     problem="a number is too long", problem_mark=item.start_mark
@@ -132,7 +144,7 @@ def _check_keys(node: yaml.Node | None) -> None:
                         problem="a key appears twice or is no text", problem_mark=key.start_mark
                     )
                 names.add(key.value)
-                waiting.append(value)
+                waiting += (key, value)
 
 
 def _problem(root: yaml.Node | None, error: Any) -> Problem:

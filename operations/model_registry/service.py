@@ -355,11 +355,15 @@ def _cause(action: Action, actor: Actor, reason: str | None = None) -> Cause:
 
 
 def _reason(text: str) -> str:
-    if not 0 < len(text.strip()) <= LONGEST_REASON:
+    # Databases, FHIR strings and terminals take no control characters, or take them too well.
+    text = " ".join(text.split())
+    if not text.isprintable():
+        raise UnprocessableError("a reason is of printed characters", code="model-reason")
+    if not 0 < len(text) <= LONGEST_REASON:
         raise UnprocessableError(
             f"a reason of at most {LONGEST_REASON} characters is needed", code="model-reason"
         )
-    return text.strip()
+    return text
 
 
 def _require_follows(row: VersionRow, state: State) -> None:
