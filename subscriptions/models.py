@@ -18,7 +18,7 @@ from operations.model_registry.actor import MODEL_CHANGED, Actor
 from operations.model_registry.build import with_networks
 from operations.model_registry.publish import publish_version
 from operations.model_registry.service import TEST, ModelRegistryService
-from operations.model_registry.states import seed, states
+from operations.model_registry.states import recalled_in, seed, states
 from subscriptions.chores import Handler
 from subscriptions.queue import WorkQueue
 
@@ -48,11 +48,22 @@ class WorkerModels:
 
     @classmethod
     def build(
-        cls, settings: Settings, repository: Repository, queue: WorkQueue, host: Host
+        cls,
+        settings: Settings,
+        repository: Repository,
+        queue: WorkQueue,
+        host: Host,
+        fhir: FhirClient,
     ) -> Self:
         """Give the shipped versions their rows, and find those of the site."""
-        registry = Registry(site=settings.models.folder, host=host)
-        seed(ModelStore(repository.engine), registry, queue)
+        store = ModelStore(repository.engine)
+
+        def expected(service: str, version: str) -> str | None:
+            row = store.version(service, version)
+            return row.settings_hash if row is not None else None
+
+        registry = Registry(site=settings.models.folder, host=host, expected=expected)
+        seed(store, registry, queue, recalled_in(fhir))
         service = with_networks(settings, repository, queue, registry, host)
         return cls(host, registry, service, repository)
 

@@ -160,7 +160,7 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
     fhir, archive = FhirClient(settings.fhir), DicomWebClient(settings.archive, settings.limits)
     queue = WorkQueue(settings.database.url)
     host = Host.from_settings(settings, lambda ran: _count_batch(metrics, ran))
-    models = WorkerModels.build(settings, repository, queue, host)
+    models = WorkerModels.build(settings, repository, queue, host, fhir)
     rules = load_rules(settings.worker.rules_file)
     analyze = AnalyzeService.build(
         fhir,

@@ -43,7 +43,7 @@ def prepare_stores(settings: Settings) -> None:
     Model versions that this software ships get their rows.
     """
     from fhir_ext.resources.conformance import load_bundle
-    from operations.model_registry.states import seed
+    from operations.model_registry.states import recalled_in, seed
     from operations.review.definitions import DEFINITIONS as REVIEW
     from operations.risk_score.definition import DEFINITION as RISK_SCORE
 
@@ -51,10 +51,11 @@ def prepare_stores(settings: Settings) -> None:
     migrate(engine)
     migrate_queue(settings.database.url)
     queue = WorkQueue(settings.database.url)
-    seed(ModelStore(engine), Registry(), queue)
+    fhir = FhirClient(settings.fhir)
+    seed(ModelStore(engine), Registry(), queue, recalled_in(fhir))
     queue.close()
     engine.dispose()
-    FhirClient(settings.fhir).transaction(load_bundle(*REVIEW, RISK_SCORE))
+    fhir.transaction(load_bundle(*REVIEW, RISK_SCORE))
 
 
 @dataclass

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from fhir_ext.clients.fhir import FhirClient
 from fhir_ext.errors import ConflictError, ParkedWork
 from fhir_ext.logs import event as log_event
 from fhir_ext.logs import get_logger
+from fhir_ext.resources.device import is_recalled
+from fhir_ext.resources.ids import device_id
+from fhir_ext.results import ModelIdentity
 from fhir_ext.store.models import Cause, ModelStore, Move
 from fhir_ext.store.repository import Repository, now
 from fhir_ext.store.tables import ModelEvent, ModelVersion
@@ -18,6 +22,8 @@ from operations.model_registry.folder import digest_of
 from operations.model_registry.rows import VersionRow
 
 log = get_logger(__name__)
+
+Recalled = Callable[[ModelIdentity], bool]
 
 
 def states(repository: Repository) -> tuple[VersionState, ...]:
@@ -41,19 +47,35 @@ def states(repository: Repository) -> tuple[VersionState, ...]:
     return found
 
 
-def seed(store: ModelStore, registry: Registry, queue: ChoreQueue) -> None:
+def recalled_in(fhir: FhirClient) -> Recalled:
+    """Whether the FHIR server knows a version as recalled: that outlives our database."""
+    return lambda model: is_recalled(fhir.find("Device", device_id(model)) or {})
+
+
+def seed(
+    store: ModelStore,
+    registry: Registry,
+    queue: ChoreQueue,
+    recalled: Recalled = lambda model: False,
+) -> None:
     """Give every shipped version its row; a repeat changes nothing.
 
     A service that is new here is active, unless its manifest says that it is switched on by
     hand. Where the software brings another version than before, the one before is retired,
     and the new one takes its place if that was the active one.
+
+    Args:
+        recalled: asked of each version that has no row here yet.
+
+    Raises:
+        UpstreamError: `recalled` cannot say.
     """
     for installed in registry.shipped():
         try:
-            _Seeding(store, queue, installed).run()
+            _Seeding(store, queue, installed, recalled).run()
         except ConflictError:
             # A second worker that starts at the same time did it.
-            _Seeding(store, queue, installed).run()
+            _Seeding(store, queue, installed, recalled).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +83,7 @@ class _Seeding:
     store: ModelStore
     queue: ChoreQueue
     installed: Installed
+    recalled: Recalled
 
     def run(self) -> None:
         identity = self.installed.manifest.identity()
@@ -91,6 +114,8 @@ class _Seeding:
             heir: its predecessor was active.
             known: the service has other versions here, so people have decided about it.
         """
+        if self.recalled(self.installed.manifest.identity()):
+            return State.RECALLED
         switched_on = self.installed.manifest.switched_on
         return State.ACTIVE if heir or (switched_on and not known) else State.DRAFT
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from registry_samples import LUNG, OPERATOR, Desk, lung_manifest, shipped_copy
 
+from fhir_ext.results import ModelIdentity
 from models.lifecycle import State
 from operations.model_registry import states as module
 from operations.model_registry.states import seed, states
@@ -37,6 +38,20 @@ def test_what_is_shipped_begins_active(desk: Desk) -> None:
     assert start(desk) == {"1.0.0": State.ACTIVE}
     (event,) = desk.service.history()
     assert (event.action, event.to_state, event.how) == ("seed", "active", "software")
+
+
+def test_what_was_recalled_stays_recalled_when_our_database_is_lost(desk: Desk) -> None:
+    """The FHIR server knows it; an active row would let it work again."""
+    asked = []
+
+    def recalled(model: ModelIdentity) -> bool:
+        asked.append(model.version)
+        return True
+
+    seed(desk.store, desk.registry, desk.queue, recalled)
+    seed(desk.store, desk.registry, desk.queue, recalled)
+    assert [item.state for item in states(desk.repository)] == [State.RECALLED]
+    assert asked == ["1.0.0"], "a version that has its row is asked for no more"
 
 
 def test_a_second_start_changes_nothing(desk: Desk) -> None:
