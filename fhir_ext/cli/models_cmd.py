@@ -131,11 +131,7 @@ def model_validate(
     base = folder.parent if folder.name == MANIFEST else folder
     found = inspect_folder(base, MAX_BYTES)
     if as_json:
-        problems = [
-            {"line": item.line, "field": item.field, "reason": item.reason}
-            for item in found.problems
-        ]
-        typer.echo(json.dumps({"valid": not problems, "problems": problems}, indent=2))
+        typer.echo(json.dumps(found.as_json(), indent=2))
     else:
         for item in found.problems:
             typer.echo(f"{base / MANIFEST}:{item.line}: {item.field}: {item.reason}")

@@ -65,6 +65,14 @@ class Inspection:
     manifest: Manifest | None
     problems: tuple[Problem, ...]
 
+    def as_json(self) -> dict[str, object]:
+        """What is wrong, without the folder's place on this machine."""
+        problems = [
+            {"line": item.line, "field": item.field, "reason": item.reason}
+            for item in self.problems
+        ]
+        return {"valid": not problems, "problems": problems}
+
 
 def inspect_folder(folder: Path, max_bytes: int) -> Inspection:
     """Read a manifest and every file it names.

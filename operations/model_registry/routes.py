@@ -180,6 +180,14 @@ def _add_changing(router: APIRouter, service: ModelRegistryService, callers: Cal
         )
         return _answer(row, 201 if row.installed_at >= begin else 200)
 
+    @router.post("/validate")
+    async def validate(request: Request, body: InstallBody) -> JSONResponse:
+        """Check a folder of the inbox: every problem with its line, and what hashes should be."""
+        found = await callers.act(
+            request, Action.INSTALL, lambda actor: service.validate_inbox(body.folder, actor)
+        )
+        return JSONResponse(found.as_json())
+
     @router.post("/{name}/rollback")
     async def rollback(
         request: Request, name: ServiceName, body: ReasonBody | None = None

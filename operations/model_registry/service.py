@@ -26,7 +26,7 @@ from fhir_ext.store.tables import ModelEvent, ModelVersion
 from models.lifecycle import State, may_follow
 from models.registry import Installed, NotInstalledError, Registry
 from operations.model_registry.actor import Actor, ChoreQueue, tell
-from operations.model_registry.folder import digest_of
+from operations.model_registry.folder import Inspection, digest_of, inspect_folder
 from operations.model_registry.install import Placed, inbox_folder, place
 from operations.model_registry.past import active_versions
 from operations.model_registry.readiness import require_tested, require_unchanged
@@ -109,6 +109,16 @@ class ModelRegistryService:
                 return self.version(manifest.id, manifest.version)
             self._tell(events, actor)
         return self.version(manifest.id, manifest.version)
+
+    def validate_inbox(self, name: str, actor: Actor) -> Inspection:
+        """Check a folder of the inbox and every file it names; nothing is installed.
+
+        Raises:
+            NotFoundError: `model-folder`.
+        """
+        actor.require(Action.INSTALL)
+        folder = inbox_folder(self.settings.inbox, name)
+        return inspect_folder(folder, self.settings.weights_bytes)
 
     def install_from_inbox(self, name: str, actor: Actor) -> VersionRow:
         """Install a folder of the inbox, by its name.

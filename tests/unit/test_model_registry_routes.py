@@ -138,7 +138,22 @@ def test_the_same_folder_again_is_no_new_version(site: Site) -> None:
     "folder", ["../lung-1.2.0", "/etc", "a/../b", ".hidden", "", "x" * 101, "a\n"]
 )
 def test_no_path_leads_out_of_the_inbox(site: Site, folder: str) -> None:
-    assert site.call("POST", "/models", {"folder": folder}).status_code == 400
+    for path in ("/models", "/models/validate"):
+        assert site.call("POST", path, {"folder": folder}).status_code == 400
+
+
+def test_a_folder_is_validated_and_not_installed(site: Site) -> None:
+    lung_folder(site.desk.settings.inbox, "1.3.0", review="often")
+    wrong = site.call("POST", "/models/validate", {"folder": "lung-1.3.0"}, "ml-engineer")
+    assert wrong.status_code == 200
+    (problem,) = wrong.json()["problems"]
+    assert (wrong.json()["valid"], problem["field"]) == (False, "review")
+    assert problem["line"] > 1
+    right = site.call("POST", "/models/validate", {"folder": "lung-1.2.0"}, "ml-engineer")
+    assert right.json() == {"valid": True, "problems": []}
+    refused = site.call("POST", "/models/validate", {"folder": "lung-1.2.0"}, "clinician")
+    assert (refused.status_code, code_of(refused)) == (403, "persona")
+    assert "1.2.0" not in {row.version for row in site.desk.service.versions(LUNG)}
 
 
 def test_a_wrong_folder_is_answered_with_every_problem(site: Site) -> None:
