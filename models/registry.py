@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,12 +63,18 @@ class Registry:
         root: folder of the shipped services; the package itself by default.
         site: folder of the site's versions; none by default.
         host: what runs networks; one of its own by default.
+        expected: hash of the settings of a site's version as it was installed and tested; None
+            where nothing is known of it. By default nothing is.
     """
 
     def __init__(
-        self, root: Path | None = None, site: Path | None = None, host: Host | None = None
+        self,
+        root: Path | None = None,
+        site: Path | None = None,
+        host: Host | None = None,
+        expected: Callable[[str, str], str | None] = lambda _service, _version: None,
     ) -> None:
-        self._site, self._host = site, host
+        self._site, self._host, self._expected = site, host, expected
         self._shipped: dict[str, Installed] = {}
         self._read: dict[tuple[str, str], Installed] = {}
         self._loaded: dict[tuple[str, str], Service] = {}
@@ -124,7 +131,8 @@ class Registry:
         """What runs a version, imported and built at the first call and kept.
 
         Raises:
-            NotInstalledError: unknown, or what runs it is missing.
+            NotInstalledError: unknown, or what runs it is missing; `model-files-changed`: its
+                manifest, which names the hashes of its weights, is not the installed one.
         """
         installed = self.find(service, version)
         key = (service, installed.manifest.version)
@@ -175,6 +183,13 @@ class Registry:
 
     def _create(self, installed: Installed) -> Service:
         manifest = installed.manifest
+        if not installed.shipped:
+            wanted = self._expected(manifest.id, manifest.version)
+            if wanted not in (None, manifest.identity().settings_hash):
+                raise NotInstalledError(
+                    "the manifest of this version is not the one that was installed",
+                    code="model-files-changed",
+                )
         name = f"models.{_folder(manifest.id)}.service"
         try:
             module = importlib.import_module(name if _exists(name) else "models.network.service")

@@ -6,14 +6,20 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from registry_samples import LUNG, OPERATOR, Desk, lung_folder, lung_manifest, write_model
 
 from fhir_ext.errors import ConflictError
+from fhir_ext.settings import Settings
 from models.lifecycle import State
+from models.registry import NotInstalledError
+from models.runtime.host import Host
 from operations.model_registry import install
 from operations.model_registry.folder import installed_files
+from subscriptions.models import WorkerModels
 
 SECRET = "the key of the machine"
 
@@ -120,3 +126,30 @@ def test_other_files_do_not_inherit_the_state_of_a_version_whose_folder_is_gone(
     # The files that were there may come back, to where they stood.
     again = desk.service.install(lung_folder(desk.tmp_path, "1.1.0"), OPERATOR)
     assert (again.state, target.is_dir()) == (state, True)
+
+
+def test_a_manifest_that_is_exchanged_after_the_test_is_not_run(desk: Desk) -> None:
+    version = desk.tested("1.1.0")
+    desk.service.activate(LUNG, version, OPERATOR)
+    settings = Settings.model_validate(
+        {
+            "intake": {"hook_secret": "s" * 40, "hook_url": "http://127.0.0.1:9/hooks"},
+            "models": {"folder": desk.settings.folder, "inbox": desk.settings.inbox},
+        }
+    )
+
+    def worker() -> WorkerModels:
+        queue: Any = desk.queue
+        fhir: Any = SimpleNamespace(find=lambda *_: None)
+        return WorkerModels.build(settings, desk.repository, queue, Host(), fhir)
+
+    worker().registry.load(LUNG, version)
+    path = desk.settings.folder / LUNG / version / "manifest.yaml"
+    text = path.read_text("utf-8")
+    other = lung_manifest(version, thresholds={"low_attenuation_hu": -800})
+    write_model(path.parent, {**other, "gates": []})
+    with pytest.raises(NotInstalledError) as caught:
+        worker().registry.load(LUNG, version)
+    assert caught.value.code == "model-files-changed"
+    path.write_text(text, "utf-8")
+    worker().registry.load(LUNG, version)
