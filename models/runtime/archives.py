@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,10 @@ from models.runtime.base import LIBRARY_ERRORS, ModelFailure
 _EXPANSION = 20
 _SMALLEST_LIMIT = 100_000_000
 _ENTRIES = 200_000
+
+#: Operators of torch that open files by a name that they are given.
+_FILE_WORDS = re.compile(r"(?<![A-Za-z0-9_])(?:save|from_file)(?![A-Za-z0-9_])")
+_SPELLED = re.compile(r"getattr\([^)]*\\")
 
 
 def open_archive(data: bytes, name: str) -> zipfile.ZipFile:
@@ -42,6 +47,45 @@ def open_archive(data: bytes, name: str) -> zipfile.ZipFile:
     except (zipfile.BadZipFile, zlib.error, *LIBRARY_ERRORS) as error:
         raise ModelFailure("weights-corrupt", f"{name} is no archive of torch") from error
     return archive
+
+
+def check_script(data: bytes, name: str) -> None:
+    """Refuse a TorchScript archive whose code reads or writes files.
+
+    TorchScript has two operators for that, `save` and `from_file`. Its code is text, and some of
+    it runs while the archive is loaded; so the text is looked at.
+
+    Raises:
+        ModelFailure: `weights-unsafe`, `weights-corrupt` or `weights-size`.
+    """
+    with open_archive(data, name) as archive:
+        for entry in archive.namelist():
+            path = _below_top(entry)
+            if path.startswith("code/") and path.endswith(".py"):
+                text = archive.read(entry).decode("utf-8", errors="replace")
+                _refuse(_file_operators(text), name)
+
+
+def _file_operators(text: str) -> Iterator[str]:
+    if _FILE_WORDS.search(text):
+        yield "code that reads or writes files"
+    # `getattr` takes a text, in which a word could be spelled otherwise.
+    if _SPELLED.search(text):
+        yield "a name that is spelled with escapes"
+
+
+def check_operators(targets: Iterable[object], name: str) -> None:
+    """Refuse operators of a loaded program that read or write files.
+
+    Args:
+        targets: kinds of nodes, or operators of torch.
+
+    Raises:
+        ModelFailure: `weights-unsafe`.
+    """
+    for target in targets:
+        if _FILE_WORDS.search(str(target)):
+            _refuse(["an operator that reads or writes files"], name)
 
 
 def check_exported(data: bytes, name: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from models.manifest.runtimes import TorchExportRuntime
-from models.runtime.archives import check_exported
+from models.runtime.archives import check_exported, check_operators
 from models.runtime.base import LIBRARY_ERRORS, ModelFailure, Session
 from models.runtime.options import Options
 from models.runtime.weights import Verified
@@ -44,9 +44,12 @@ def read_program(file: Verified) -> ExportedProgram:
 
     check_exported(file.data, file.file)
     try:
-        return torch.export.load(io.BytesIO(file.data))
+        program = torch.export.load(io.BytesIO(file.data))
     except LIBRARY_ERRORS as error:
         raise ModelFailure("weights-corrupt", f"{file.file}: {type(error).__name__}") from error
+    graphs = (part for part in program.graph_module.modules() if hasattr(part, "graph"))
+    check_operators((node.target for part in graphs for node in part.graph.nodes), file.file)
+    return program
 
 
 def _by_torch(runtime: TorchExportRuntime, program: ExportedProgram, options: Options) -> Session:
