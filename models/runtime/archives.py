@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from models.runtime.base import LIBRARY_ERRORS, ModelFailure
+from models.runtime.expressions import unsafe_expressions
 
 #: Largest sum of unpacked sizes, as a multiple of the archive and at least this many bytes.
 _EXPANSION = 20
@@ -102,6 +103,8 @@ def check_exported(data: bytes, name: str) -> None:
         for path, entry in inner:
             if path.endswith("_config.json"):
                 _refuse(_unsafe_payloads(_json(archive.read(entry), name)), name)
+            elif path.endswith(".json"):
+                _refuse(unsafe_expressions(_json(archive.read(entry), name)), name)
             # Read here with the restricted reader: torch's own fallback is then not reached.
             if path.startswith("data/sample_inputs/") and (sample := archive.read(entry)):
                 try:

@@ -41,7 +41,7 @@ def scripted(module: torch.nn.Module) -> bytes:
     data = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.script(module), data)  # type: ignore[no-untyped-call]
+        torch.jit.save(torch.jit.script(module), data)
     return data.getvalue()
 
 
