@@ -53,7 +53,9 @@ class Actor:
             ForbiddenError: `persona`.
         """
         if action not in self.rights:
-            raise ForbiddenError("the role of the caller does not allow it", code="persona")
+            raise ForbiddenError(
+                "the role or the scopes of the caller do not allow it", code="persona"
+            )
 
 
 #: What happens without anybody's command.

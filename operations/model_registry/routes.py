@@ -110,7 +110,7 @@ class Callers:
         return Actor(
             grant.subject,
             "rest",
-            rights_of(grant.personas),
+            rights_of(grant),
             client_id=grant.client_id,
             fhir_user=grant.fhir_user,
             personas=tuple(sorted(grant.personas)),

@@ -29,7 +29,7 @@ class Office:
     def call(
         self, method: str, path: str, persona: str, body: Json | None = None
     ) -> requests.Response:
-        token = self._tokens.get(persona, "user", "user/Device.rs")
+        token = self._tokens.get(persona, "user", "user/Device.rus")
         headers = {"Authorization": f"Bearer {token}"}
         return requests.request(
             method, f"{self.base}{path}", json=body, headers=headers, timeout=60

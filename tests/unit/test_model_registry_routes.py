@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from fhir_ext.audit.record import AccessRecord
 from fhir_ext.auth.grant import Grant, Persona
+from fhir_ext.auth.scopes import parse_scopes
 from fhir_ext.errors import UnauthorizedError
 from fhir_ext.gateway.throttle import Throttle
 from fhir_ext.outcome import install_error_handlers
@@ -41,6 +42,10 @@ REQUESTS = {
 }
 
 
+def granted(*personas: Persona, scope: str = "user/Device.rus", subject: str = "somebody") -> Grant:
+    return Grant(subject, "app-1", frozenset(personas), parse_scopes(scope), 2e9)
+
+
 class Site:
     """The routes over a registry with one shipped and one tested version."""
 
@@ -59,7 +64,7 @@ class Site:
     def verify(self, token: str) -> Grant:
         if token not in set(Persona):
             raise UnauthorizedError("not ours", code="invalid-token")
-        return Grant(f"{token}-1", "app-1", frozenset({Persona(token)}), (), 2e9)
+        return granted(Persona(token), subject=f"{token}-1")
 
     def call(self, method: str, path: str, body: object = None, persona: str = "administrator"):
         headers = {"Authorization": f"Bearer {persona}"}
@@ -92,12 +97,30 @@ def test_rights_are_those_of_the_table(site: Site, persona: Persona) -> None:
     assert refused == [f"model-{action}" for action in REQUESTS if action not in allowed]
 
 
+@pytest.mark.parametrize(
+    ("scope", "allowed"),
+    [
+        ("user/*.cruds", set(Action)),
+        ("user/Device.rs", {Action.LIST, Action.SHOW, Action.HISTORY}),
+        ("user/Device.u", set(Action) - {Action.LIST, Action.SHOW, Action.HISTORY}),
+        ("user/Device.rus?type=x", set()),
+        ("patient/*.cruds", set()),
+        ("user/Observation.cruds openid fhirUser", set()),
+        ("", set()),
+    ],
+)
+def test_an_app_gets_no_more_than_it_asked_for(scope: str, allowed: set[Action]) -> None:
+    assert rights_of(granted(Persona.ADMINISTRATOR, scope=scope)) == allowed
+
+
 def test_the_table_itself() -> None:
-    assert rights_of([Persona.ADMINISTRATOR]) == frozenset(Action)
-    assert Action.SHADOW in rights_of([Persona.ML_ENGINEER])
-    assert not rights_of([Persona.ML_ENGINEER]) & {Action.CANARY, Action.ACTIVATE, Action.RECALL}
-    assert rights_of([Persona.AUDITOR]) == {Action.LIST, Action.SHOW, Action.HISTORY}
-    assert rights_of([Persona.CLINICIAN, Persona.RADIOLOGIST, Persona.PATIENT]) == frozenset()
+    engineer = rights_of(granted(Persona.ML_ENGINEER))
+    assert rights_of(granted(Persona.ADMINISTRATOR)) == frozenset(Action)
+    assert Action.SHADOW in engineer
+    assert not engineer & {Action.CANARY, Action.ACTIVATE, Action.RECALL}
+    assert rights_of(granted(Persona.AUDITOR)) == {Action.LIST, Action.SHOW, Action.HISTORY}
+    nobody = granted(Persona.CLINICIAN, Persona.RADIOLOGIST, Persona.PATIENT)
+    assert rights_of(nobody) == frozenset()
     assert set(REQUESTS) == set(Action)
 
 
