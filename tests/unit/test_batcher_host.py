@@ -129,8 +129,10 @@ class Surprise(BaseException):
     """What nobody expects in a thread."""
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_dies_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    died: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: died.append(args.exc_type))
+
     def answer(image: Array) -> Array:
         if (image == 7).any():
             raise Surprise
@@ -146,6 +148,9 @@ def test_a_thread_that_dies_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatc
                 assert found.code == "model-failed"
             else:
                 assert found["pred"][0, 0] == 5
+    # Who called is answered before the thread has ended; the next test must not hear of it.
+    until(lambda: len(died) == 2)
+    assert died == [Surprise, Surprise]
 
 
 def test_further_items_are_prepared_while_the_device_works(
