@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import warnings
@@ -35,6 +36,16 @@ class Plain(torch.nn.Module):
         if bool((image > 0).all()):
             saved_from_files = saved_from_files + 1
         return saved_from_files
+
+
+class Loops(torch.nn.Module):
+    """Branches in loops: the code is looked through to its innermost block."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        for _ in range(3):
+            while bool(image.max() > 1):
+                image = image / 2 if bool(image.min() > 0) else image / 3
+        return image
 
 
 def scripted(module: torch.nn.Module) -> bytes:
@@ -123,3 +134,11 @@ def test_an_exported_program_that_reads_a_file(tmp_path: Path) -> None:
     with pytest.raises(ModelFailure) as caught:
         torch_export.read_program(Verified("net.pt2", made.getvalue()))
     assert caught.value.code == "weights-unsafe"
+
+
+def test_loops_and_branches_are_looked_through() -> None:
+    module = torch.jit.load(io.BytesIO(scripted(Loops())))
+    gc.collect()
+    kinds = list(torchscript._kinds(module))
+    assert kinds.count("Loop") == 2
+    assert {"If", "div", "max", "min"} <= set(kinds)

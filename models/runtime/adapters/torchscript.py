@@ -51,7 +51,9 @@ def load(runtime: TorchScriptRuntime, files: Sequence[Verified], options: Option
 
 def _kinds(module: Any) -> Iterator[str]:
     """Kinds of all nodes of the code that a call runs, with what it calls in its place."""
-    waiting = [module.inlined_graph]
+    # Held until the end: its nodes and blocks do not keep it.
+    graph = module.inlined_graph
+    waiting = [graph]
     while waiting:
         for node in waiting.pop().nodes():
             yield node.kind().rpartition("::")[2]
