@@ -137,7 +137,9 @@ def test_an_exported_program_that_reads_a_file(tmp_path: Path) -> None:
 
 
 def test_loops_and_branches_are_looked_through() -> None:
-    module = torch.jit.load(io.BytesIO(scripted(Loops())))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = torch.jit.load(io.BytesIO(scripted(Loops())))
     gc.collect()
     kinds = list(torchscript._kinds(module))
     assert kinds.count("Loop") == 2
