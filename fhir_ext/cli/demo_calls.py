@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from fhir_ext.cli.demo_studies import DemoCase
 from fhir_ext.cli.parts import Parts
+from fhir_ext.cli.watching import within
 from fhir_ext.clients.dicomweb import DicomWebClient
 from fhir_ext.issuer.flows import login
 from fhir_ext.resources.codes import LN, TASK_TYPE, UCUM
@@ -333,7 +333,7 @@ def _show_archive(
         task = reader.call("GET", f"/Task/{task_id}").json()
         return bool(task["businessStatus"]["coding"][0]["code"] == "done")
 
-    calls.expect(_wait(stored), "the corrected SR did not reach the archive")
+    calls.expect(within(PATIENCE, stored), "the corrected SR did not reach the archive")
     count = sum(
         series.instance_count
         for series in archive.list_series(case.study_instance_uid)
@@ -349,19 +349,10 @@ def _show_audit(calls: Calls, urls: dict[str, str], patient: str) -> None:
     def total() -> int:
         return int(auditor.call("GET", search).json().get("total", 0))
 
-    calls.expect(_wait(lambda: total() > 0), "no AuditEvent of the patient")
+    calls.expect(within(PATIENCE, lambda: total() > 0), "no AuditEvent of the patient")
     calls.trail.append((f"{total()} AuditEvents of this patient", f"GET {search[1:]}"))
     seen = auditor.call("GET", f"/Patient/{patient}")
     calls.expect(seen.status_code == 403, "the auditor saw a patient")
     calls.rows.append(
         ("auditor", f"GET /Patient/{patient}", f"403: {seen.json()['issue'][0]['diagnostics']}")
     )
-
-
-def _wait(holds: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.25)
-    return True

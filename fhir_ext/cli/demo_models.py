@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from fhir_ext.cli.demo_report import FINISHED, latest_run
-from fhir_ext.cli.demo_studies import DemoCase, Say, store_phantom
+from fhir_ext.cli.demo_studies import DemoCase, Say, register, store_phantom
 from fhir_ext.cli.parts import Parts
+from fhir_ext.cli.watching import finished_run, version_of, within
 from fhir_ext.clients.dicomweb import DicomWebClient
 from fhir_ext.phantom import PhantomPatient, PhantomSpec
 
@@ -95,7 +94,8 @@ def show_models(parts: Parts, archive: DicomWebClient, system: str, say: Say) ->
     shown = Models()
     actor = Actor("demo", "cli")
     models = parts.models
-    patient = _patient(parts, system)
+    patient = PhantomPatient("DEMO-0004", "FHIR-EXT-DEMO", "Lenz^Dora", "F", "19550401")
+    register(parts.fhir, patient, system, "demo-4")
     before = next(row.version for row in models.versions(SERVICE) if row.state == "active")
 
     say(f"a new version of {SERVICE} comes, passes its own cases, and runs as a shadow")
@@ -148,20 +148,6 @@ def _candidate(parts: Parts, folder: Path) -> Path:
     return folder
 
 
-def _patient(parts: Parts, system: str) -> PhantomPatient:
-    parts.fhir.put(
-        {
-            "resourceType": "Patient",
-            "id": "demo-4",
-            "identifier": [{"system": system, "value": "DEMO-0004"}],
-            "name": [{"family": "Lenz", "given": ["Dora"]}],
-            "gender": "female",
-            "birthDate": "1955-04-01",
-        }
-    )
-    return PhantomPatient("DEMO-0004", "FHIR-EXT-DEMO", "Lenz^Dora", "F", "19550401")
-
-
 def _study(
     parts: Parts,
     archive: DicomWebClient,
@@ -173,11 +159,8 @@ def _study(
     spec = PhantomSpec(emphysema_fraction=share, seed=int(share * 1000))
     case = store_phantom(archive, patient, spec, ("soft",), say)
 
-    def done() -> bool:
-        run = latest_run(parts.repository, case.study_instance_uid)
-        return run is not None and run.state in FINISHED
-
-    shown.expect(_wait(done), f"{case.label} was not worked on in time")
+    over = within(PATIENCE, lambda: finished_run(parts.repository, case.study_instance_uid))
+    shown.expect(over, f"{case.label} was not worked on in time")
     return case
 
 
@@ -187,9 +170,7 @@ def _writers(parts: Parts, case: DemoCase) -> set[str]:
     for row in parts.repository.outcomes(case.study_instance_uid):
         if row.service != SERVICE or row.panel_id is None:
             continue
-        panel = parts.fhir.read("Observation", row.panel_id)
-        device = parts.fhir.read(*panel["device"]["reference"].split("/"))
-        found.add(str(device["version"][0]["value"]))
+        found.add(version_of(parts.fhir, parts.fhir.read("Observation", row.panel_id)))
     return found
 
 
@@ -205,20 +186,9 @@ def _beside(parts: Parts) -> ShadowReport:
 def _recalled(parts: Parts) -> RecallReport | None:
     from operations.model_registry.recall_report import recall_report
 
-    report: RecallReport | None = None
-
-    def finished() -> bool:
-        nonlocal report
+    def finished() -> RecallReport | None:
         report = recall_report(parts.fhir, SERVICE, CANDIDATE)
-        return report.recall is not None and report.recall["status"] == "completed"
+        done = report.recall is not None and report.recall["status"] == "completed"
+        return report if done else None
 
-    return report if _wait(finished) else None
-
-
-def _wait(holds: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.25)
-    return True
+    return within(PATIENCE, finished)

@@ -10,17 +10,16 @@ from rich.table import Table
 
 from fhir_ext.cli.demo_studies import DemoCase
 from fhir_ext.cli.parts import Parts
+from fhir_ext.cli.watching import FINISHED, latest_run
 from fhir_ext.clients.dicomweb import DicomWebClient
 from fhir_ext.phantom import RegionTruth
 from fhir_ext.resources.reading import PanelReading, read_panel
 from fhir_ext.results import Region
 from fhir_ext.store.repository import Repository, now
-from fhir_ext.store.tables import ServiceOutcome, StudyRun
+from fhir_ext.store.tables import ServiceOutcome
 
 #: Steps in the order in which they happen.
 STEPS = ("prepare", "fetch", "infer", "analyze", "store-dicom", "write-fhir", "publish", "finish")
-
-FINISHED = frozenset({"done", "parked", "nothing-to-do"})
 
 #: Largest difference between a phantom's truth and what is measured on its soft kernel:
 #: volume in percent of the truth, the share below -950 HU in percentage points, HU for the
@@ -57,13 +56,6 @@ def _progress(repository: Repository, case: DemoCase) -> Progress:
         return Progress(case.label, "in the archive", "", seconds, False)
     finished = row.state in ("failed", "ignored", "unmatched")
     return Progress(case.label, row.state, row.reason or "", seconds, finished)
-
-
-def latest_run(repository: Repository, study_instance_uid: str) -> StudyRun | None:
-    """The newest run of a study that did something, else the newest."""
-    runs = [run for run in repository.runs() if run.study_instance_uid == study_instance_uid]
-    worked = [run for run in runs if run.state != "nothing-to-do"]
-    return next(iter(worked or runs), None)
 
 
 @dataclass(slots=True)

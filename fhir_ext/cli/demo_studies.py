@@ -56,28 +56,33 @@ def phantoms(fhir: FhirClient, archive: DicomWebClient, system: str, say: Say) -
     """Register invented patients and store one phantom study for two of them."""
     cases: list[DemoCase] = []
     for fhir_id, number, given, family, sex, born, share in _PATIENTS:
-        fhir.put(
-            {
-                "resourceType": "Patient",
-                "id": fhir_id,
-                "identifier": [{"system": system, "value": number}],
-                "name": [{"family": family, "given": [given]}],
-                "gender": {"F": "female", "M": "male"}[sex],
-                "birthDate": f"{born[:4]}-{born[4:6]}-{born[6:]}",
-            }
-        )
+        patient = PhantomPatient(number, "FHIR-EXT-DEMO", f"{family}^{given}", sex, born)
+        register(fhir, patient, system, fhir_id)
         if share is None:
             continue
-        patient = PhantomPatient(
-            patient_id=number,
-            issuer="FHIR-EXT-DEMO",
-            name=f"{family}^{given}",
-            sex=sex,
-            birth_date=born,
-        )
         spec = PhantomSpec(emphysema_fraction=share, seed=len(cases) + 1)
         cases.append(store_phantom(archive, patient, spec, ("soft", "sharp"), say))
     return cases
+
+
+def register(fhir: FhirClient, patient: PhantomPatient, system: str, fhir_id: str) -> None:
+    """Put an invented patient into the FHIR server, so that its studies can be linked.
+
+    Args:
+        system: identifier system of the patient's issuer.
+    """
+    family, _, given = patient.name.partition("^")
+    born = patient.birth_date
+    fhir.put(
+        {
+            "resourceType": "Patient",
+            "id": fhir_id,
+            "identifier": [{"system": system, "value": patient.patient_id}],
+            "name": [{"family": family, "given": [given]}],
+            "gender": {"F": "female", "M": "male"}[patient.sex],
+            "birthDate": f"{born[:4]}-{born[4:6]}-{born[6:]}",
+        }
+    )
 
 
 def store_phantom(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,7 +35,7 @@ def phantom(
     It goes the whole way: archive, ImagingStudy, queue, models, FHIR server.
     Example: `fhir-ext phantom --emphysema 0.12`
     """
-    from fhir_ext.cli.demo_studies import store_phantom
+    from fhir_ext.cli.demo_studies import register, store_phantom
     from fhir_ext.cli.parts import Parts, load_settings
     from fhir_ext.clients.dicomweb import DicomWebClient
     from fhir_ext.phantom import KERNELS, PhantomPatient, PhantomSpec
@@ -50,16 +49,7 @@ def phantom(
     parts = Parts(settings)
     number = f"PHANTOM-{uuid.uuid4().hex[:8].upper()}"
     patient = PhantomPatient(number, issuer, f"Phantom^{number}", "F", "19600214")
-    parts.fhir.put(
-        {
-            "resourceType": "Patient",
-            "id": number.lower(),
-            "identifier": [{"system": system, "value": number}],
-            "name": [{"family": "Phantom", "given": [number]}],
-            "gender": "female",
-            "birthDate": "1960-02-14",
-        }
-    )
+    register(parts.fhir, patient, system, number.lower())
     archive = DicomWebClient(settings.archive, settings.limits)
     # Another seed is another study: the same pixels would be the same work.
     spec = PhantomSpec(emphysema_fraction=emphysema, seed=int(number[-8:], 16))
@@ -73,18 +63,14 @@ def _wait(parts: Parts, study_instance_uid: str, patience: float) -> None:
     """Until a run of the study is over.
 
     Raises:
-        UpstreamError: no worker did it in time, or it waits for a human.
+        UpstreamError: no worker did it in time.
     """
-    from fhir_ext.cli.demo_report import FINISHED, latest_run
+    from fhir_ext.cli.watching import finished_run, within
 
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        run = latest_run(parts.repository, study_instance_uid)
-        if run is not None and run.state in FINISHED:
-            typer.echo(f"{run.state} after {', '.join(run.step_seconds)}")
-            return
-        time.sleep(0.2)
-    raise UpstreamError("the study was not worked on in time; see `fhir-ext doctor`")
+    run = within(patience, lambda: finished_run(parts.repository, study_instance_uid))
+    if run is None:
+        raise UpstreamError("the study was not worked on in time; see `fhir-ext doctor`")
+    typer.echo(f"{run.state} after {', '.join(run.step_seconds)}")
 
 
 def _lines(parts: Parts, study_instance_uid: str) -> Iterator[str]:
@@ -98,9 +84,10 @@ def _lines(parts: Parts, study_instance_uid: str) -> Iterator[str]:
 
 
 def _members(parts: Parts, service: str, panel_id: str) -> Iterator[str]:
+    from fhir_ext.cli.watching import version_of
+
     panel = parts.fhir.read("Observation", panel_id)
-    device = parts.fhir.read(*panel["device"]["reference"].split("/"))
-    version = device["version"][0]["value"]
+    version = version_of(parts.fhir, panel)
     for member in panel.get("hasMember", []):
         found = parts.fhir.read(*member["reference"].split("/")[:2])
         site = found.get("bodySite", {}).get("coding", [{}])[0].get("display", "")
