@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from fhir_ext.clients.dicomweb import DicomWebClient, retrieve_volumes
 from fhir_ext.dicom.volume import CTVolume
 from fhir_ext.errors import RefusedInput, UpstreamError
+from fhir_ext.results import Refusal
 from fhir_ext.settings import LimitSettings
 from operations.analyze.plan import SeriesRef
 
-T = TypeVar("T")
+
+class _Instance(Protocol):
+    @property
+    def sop_instance_uid(self) -> str: ...
+
+
+T = TypeVar("T", bound=_Instance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +40,6 @@ class FetchedSeries:
     other_volumes: int
     listed_uids: tuple[str, ...]
     rejected: dict[str, int]
-
-    @property
-    def main_rejection(self) -> str:
-        """The commonest reason, as the reason why the whole series cannot be used."""
-        return Counter(self.rejected).most_common(1)[0][0] if self.rejected else "no-slices"
 
 
 def fetch_series(
@@ -125,7 +127,7 @@ def fetch_objects(
                 except RefusedInput as refused:
                     rejected[refused.code] += 1
                     continue
-                objects[uid, getattr(found, "sop_instance_uid", str(came))] = found
+                objects[uid, found.sop_instance_uid] = found
         if came < len(listed):
             raise UpstreamError(
                 "the archive delivered fewer instances than it lists", code="short-series"
@@ -133,3 +135,14 @@ def fetch_objects(
     return FetchedObjects(
         tuple(objects[key] for key in sorted(objects)), tuple(sorted(uids)), dict(rejected)
     )
+
+
+def unusable(rejected: Mapping[str, int], needed: str) -> Refusal:
+    """Why nothing of some instances can be used: the commonest reason.
+
+    Args:
+        rejected: reason code to number of instances.
+        needed: what would have been accepted.
+    """
+    ((code, _),) = Counter(rejected).most_common(1) or (("no-slices", 0),)
+    return Refusal(code, f"{sum(rejected.values())} unusable instances", needed)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from fhir_ext.clients.dicomweb import DicomWebClient
 from fhir_ext.dicom.seg import Segmentation, read_segmentation
 from fhir_ext.errors import FhirExtError, ParkedWork, RefusedInput, SettingsError
-from fhir_ext.resources.ids import inference_key
 from fhir_ext.results import Classification, Measurement, Refusal, SeriesSource, ServiceResult
 from fhir_ext.settings import LimitSettings
 from models.manifest import Classification as ClassificationOutput
@@ -19,7 +19,14 @@ from models.registry import NotInstalledError, Registry
 from models.runtime.budget import PixelBudget
 from models.service import ModelInput, ServiceOutput
 from operations.analyze.facts import facts
-from operations.analyze.fetch import FetchedObjects, FetchedSeries, fetch_objects, fetch_series
+from operations.analyze.fetch import (
+    FetchedObjects,
+    FetchedSeries,
+    fetch_objects,
+    fetch_series,
+    unusable,
+)
+from operations.analyze.keys import work_key
 from operations.analyze.outputs import complete
 from operations.analyze.pixel_bytes import image_bytes, room_for
 from operations.analyze.plan import SeriesJob, SeriesRef, VersionRef
@@ -166,15 +173,11 @@ class Analyzer:
             self.archive, self.limits, study_instance_uid, job.further, read_segmentation
         )
         if stack.volume is None:
-            count = sum(stack.rejected.values())
-            refusal = Refusal(
-                stack.main_rejection, f"{count} unusable instances", "a readable stack of slices"
-            )
             return _Shown(
                 None,
                 stack.listed_uids,
                 segments.listed_uids,
-                refusal=refusal,
+                refusal=unusable(stack.rejected, "a readable stack of slices"),
                 rejected=stack.rejected,
             )
         given = ModelInput(
@@ -189,7 +192,7 @@ class Analyzer:
             segments.listed_uids,
             tuple(sorted(set(stack.volume.sop_instance_uids))),
             stack.volume.geometry.frame_of_reference_uid,
-            rejected=_sum(stack.rejected, segments.rejected),
+            rejected=dict(Counter(stack.rejected) + Counter(segments.rejected)),
         )
 
     def _images(self, study_instance_uid: str, job: SeriesJob, urgent: bool) -> _Shown:
@@ -205,9 +208,7 @@ class Analyzer:
         given = replace(of_images(found.objects), study=study_instance_uid, urgent=urgent)
         if given.mammograms or given.radiographs:
             return _Shown(given, found.listed_uids, (), rejected=found.rejected)
-        count = sum(found.rejected.values())
-        code = max(found.rejected, key=lambda key: found.rejected[key], default="no-slices")
-        refusal = Refusal(code, f"{count} unusable instances", READABLE[job.kind])
+        refusal = unusable(found.rejected, READABLE[job.kind])
         return _Shown(None, found.listed_uids, (), refusal=refusal, rejected=found.rejected)
 
     def _unusable(self, study_instance_uid: str, job: SeriesJob, code: str) -> FetchedSeries:
@@ -220,13 +221,7 @@ class Analyzer:
         self, study_instance_uid: str, job: SeriesJob, version: VersionRef, shown: _Shown
     ) -> ServiceResult:
         manifest = self.registry.manifest(version.service, version.version)
-        stack_only = manifest.inputs.images == "volume"
-        key = inference_key(
-            study_instance_uid,
-            job.series_instance_uid,
-            shown.main_uids if stack_only else (*shown.main_uids, *shown.further_uids),
-            manifest.identity(),
-        )
+        key = work_key(study_instance_uid, job, manifest, shown.main_uids, shown.further_uids)
         if shown.given is None:
             assert shown.refusal is not None
             output = all_refused(manifest, shown.refusal)
@@ -283,7 +278,3 @@ def _failure(version: VersionRef, failure: FhirExtError) -> VersionFailure:
     return VersionFailure(
         version.service, version.version, version.role, failure.code, failure.message
     )
-
-
-def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
-    return {key: one.get(key, 0) + other.get(key, 0) for key in {**one, **other}}

@@ -9,10 +9,11 @@ from typing import Any, Literal
 from fhir_ext.clients.dicomweb import DicomWebClient, SeriesInfo
 from fhir_ext.clients.fhir import FhirClient
 from fhir_ext.errors import NotFoundError, ParkedWork, SettingsError
-from fhir_ext.resources.ids import inference_key, result_id
+from fhir_ext.resources.ids import result_id
 from fhir_ext.resources.imaging_study import study_instance_uid_of
 from models.lifecycle import Assignment, VersionState, assign
 from models.registry import NotInstalledError, Registry
+from operations.analyze.keys import work_key
 from operations.analyze.narrow import Narrower
 from operations.analyze.plan import NotApplied, SeriesJob, make_plan
 from operations.analyze.rules import Rules
@@ -180,12 +181,7 @@ class Preparer:
             left = []
             for version in job.versions:
                 manifest = self.registry.manifest(version.service, version.version)
-                key = inference_key(
-                    prepared.study_instance_uid,
-                    job.series_instance_uid,
-                    main if manifest.inputs.images == "volume" else main | further,
-                    manifest.identity(),
-                )
+                key = work_key(prepared.study_instance_uid, job, manifest, main, further)
                 # What shadows said stands nowhere in HAPI; to run them again is harmless.
                 writes = version.role != "shadow"
                 if writes and self.fhir.find("Provenance", result_id(key, "provenance")):
