@@ -115,7 +115,7 @@ class Registry:
         shipped = self._shipped.get(service)
         if shipped is not None and shipped.manifest.version == version:
             return shipped
-        if (service, version) not in self._site_versions():
+        if not self._on_site(service, version):
             raise _not_installed()
         key = (service, version)
         with self._lock:
@@ -172,6 +172,12 @@ class Registry:
         return frozenset(
             (folder.parent.name, folder.name) for folder in found if folder.name[0] != "."
         )
+
+    def _on_site(self, service: str, version: str) -> bool:
+        """Whether the site has this one version; looked up by each study, so without a listing."""
+        names = (service, version)
+        plain = all(name and Path(name).name == name and not name.startswith(".") for name in names)
+        return plain and self._site is not None and (self._site.joinpath(*names, MANIFEST)).exists()
 
     def _read_site(self, service: str, version: str) -> Installed:
         assert self._site is not None
