@@ -128,11 +128,7 @@ class StudyWorkflow:
     def _publish(self, message: StudyMessage, raw: Json, outcomes: list[Json]) -> Json:
         prepared = _prepared.validate_python(raw)
         issued = max(_instant(outcome["issued"]) for outcome in outcomes)
-        results = [
-            result
-            for outcome in outcomes
-            for result in _outcome.validate_python(_without(outcome, "issued")).results
-        ]
+        results = [result for outcome in outcomes for result in _outcome_of(outcome).results]
         timing = self.analyze.publish(prepared, results, issued, trace_id_of(message.carrier))
         for channel in ("fhir", "dicom"):
             self.metrics.delivery(channel, "delivered")
@@ -165,10 +161,7 @@ class StudyWorkflow:
             self.metrics,
             self.analyze.analyzer.registry,
             prepared.jobs,
-            [
-                (_outcome.validate_python(_without(outcome, "issued")), _instant(outcome["issued"]))
-                for outcome in outcomes
-            ],
+            [(_outcome_of(outcome), _instant(outcome["issued"])) for outcome in outcomes],
         )
 
     def _park(self, message: StudyMessage, step: str, code: str, text: str) -> None:
@@ -273,7 +266,7 @@ class StudyWorkflow:
 def first_failure(outcomes: list[Json]) -> VersionFailure | None:
     """The first version that should have written a result and gave nothing."""
     for raw in outcomes:
-        for failure in _outcome.validate_python(_without(raw, "issued")).failures:
+        for failure in _outcome_of(raw).failures:
             if failure.role != "shadow":
                 return failure
     return None
@@ -301,7 +294,7 @@ def outcome_rows(
         for item in prepared.not_applied
     ]
     for raw in outcomes:
-        outcome = _outcome.validate_python(_without(raw, "issued"))
+        outcome = _outcome_of(raw)
         for result in outcome.results:
             row = _row(
                 workflow_id,
@@ -357,8 +350,10 @@ def _dump(adapter: TypeAdapter[Any], value: Any) -> Json:
     return dumped
 
 
-def _without(mapping: Json, key: str) -> Json:
-    return {name: value for name, value in mapping.items() if name != key}
+def _outcome_of(raw: Json) -> SeriesOutcome:
+    """What an `analyze` step handed on, without the instant that it added."""
+    kept = {name: value for name, value in raw.items() if name != "issued"}
+    return _outcome.validate_python(kept)
 
 
 def _instant(text: str) -> datetime:
