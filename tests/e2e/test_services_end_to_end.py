@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pytest
 import requests
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import generate_uid
 from review_samples import chosen, modified
-from seg_samples import segment
+from seg_samples import segment, write_seg
 from synthetic_mg import STANDARD, acquired, study
 from tokens import Tokens
 
@@ -32,25 +32,9 @@ LIVER_ML = 60 * 60 * 20 * 1.5 * 1.5 * 5.0 / 1000
 
 def seg_of(series: list[Dataset]) -> Dataset:
     """A reader's SEG with one box on a stack of CT slices."""
-    from highdicom.seg import Segmentation
-
     pixels = np.zeros((len(series), int(series[0].Rows), int(series[0].Columns)), np.uint8)
     pixels[10:30, 50:110, 80:140] = 1
-    return Segmentation(
-        source_images=series,
-        pixel_array=pixels,
-        segmentation_type="BINARY",
-        segment_descriptions=[segment(1)],
-        series_instance_uid=generate_uid(),
-        series_number=30,
-        sop_instance_uid=generate_uid(),
-        instance_number=1,
-        manufacturer="ACME",
-        manufacturer_model_name="net",
-        software_versions="1",
-        device_serial_number="1",
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-    )
+    return write_seg(series, pixels, [segment(1)], series=generate_uid(), instance=generate_uid())
 
 
 def panels(installation: Any, uid: str) -> dict[str, Json]:

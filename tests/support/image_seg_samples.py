@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
-from seg_samples import encoded, segment
+from seg_samples import encoded, segment, write_seg
 
 from fhir_ext.dicom.seg_image import ImageSegmentation, read_image_segmentation
 from fhir_ext.settings import LimitSettings
@@ -31,27 +30,12 @@ def image_seg_dataset(
     drawn: str = "AUTOMATIC",
 ) -> Dataset:
     """A SEG whose segments have these property types and pixels."""
-    from highdicom.seg import Segmentation as Writer
-
     pixels = np.stack(list(masks.values()), axis=-1)[None].astype(np.uint8)
-    return Writer(
-        source_images=[image],
-        pixel_array=pixels,
-        segmentation_type=kind,
-        segment_descriptions=[
-            segment(number, code, label=code[2], drawn=drawn)
-            for number, code in enumerate(masks, start=1)
-        ],
-        series_instance_uid="1.2.826.4.3",
-        series_number=3,
-        sop_instance_uid=instance,
-        instance_number=1,
-        manufacturer="ACME",
-        manufacturer_model_name="net",
-        software_versions="1",
-        device_serial_number="1",
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-    )
+    drawings = [
+        segment(number, code, label=code[2], drawn=drawn)
+        for number, code in enumerate(masks, start=1)
+    ]
+    return write_seg([image], pixels, drawings, series="1.2.826.4.3", instance=instance, kind=kind)
 
 
 def read_back(dataset: Dataset) -> ImageSegmentation:

@@ -110,16 +110,38 @@ def seg_dataset(
         pixels: (slices, rows, columns) labels or fractions, or with a last axis of segments.
         segments: from `segment`.
     """
-    from highdicom.seg import Segmentation as Writer
-
     shape = pixels.shape[:3]
     sources = [ct_header(geometry, shape, index) for index in range(shape[0])]
+    return write_seg(
+        sources,
+        pixels,
+        segments,
+        series="1.2.826.3.3",
+        instance=instance,
+        kind=kind,
+        omit_empty_frames=not keep_empty,
+    )
+
+
+def write_seg(
+    sources: Sequence[Dataset],
+    pixels: npt.NDArray[Any],
+    segments: Sequence[Any],
+    *,
+    series: str,
+    instance: str,
+    kind: str = "BINARY",
+    **how: Any,
+) -> Dataset:
+    """A SEG of highdicom, as another program would write it, on the grid of its sources."""
+    from highdicom.seg import Segmentation as Writer
+
     return Writer(
         source_images=sources,
         pixel_array=pixels,
         segmentation_type=kind,
         segment_descriptions=list(segments),
-        series_instance_uid="1.2.826.3.3",
+        series_instance_uid=series,
         series_number=3,
         sop_instance_uid=instance,
         instance_number=1,
@@ -128,7 +150,7 @@ def seg_dataset(
         software_versions="1",
         device_serial_number="1",
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        omit_empty_frames=not keep_empty,
+        **how,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from image_seg_samples import HEART, image_seg_dataset
+from planning import plan_of
 from pydicom import Dataset
 from seg_samples import encoded
 from synthetic_cr import radiograph
@@ -23,7 +24,6 @@ from operations.analyze.plan import (
     SeriesJob,
     SeriesRef,
     VersionRef,
-    make_plan,
 )
 from operations.analyze.rules import Rules
 from operations.analyze.single_images import of_images, reader_of
@@ -42,20 +42,7 @@ BOTH = {"films": Assignment("1.0.0"), "ratio": Assignment("1.0.0")}
 
 
 def planned(*series: tuple[str, str, int]) -> Plan:
-    study = {
-        "series": [
-            {"uid": uid, "modality": {"code": modality}, "numberOfInstances": count}
-            for uid, modality, count in series
-        ]
-    }
-    return make_plan(
-        RULES,
-        study,
-        birth_date=None,
-        programs=frozenset(),
-        assigned=BOTH,
-        images=lambda service, _version: IMAGES[service],  # type: ignore[arg-type,return-value]
-    )
+    return plan_of(RULES, IMAGES, BOTH, *series)
 
 
 def test_all_radiographs_are_one_job_and_segments_are_beside_them() -> None:

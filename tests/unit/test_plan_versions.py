@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from planning import plan_of
 
 from models.lifecycle import Assignment, State, VersionState, assign, draw
 from models.registry import Registry
@@ -13,7 +14,6 @@ from operations.analyze.plan import (
     Plan,
     SeriesRef,
     VersionRef,
-    make_plan,
 )
 from operations.analyze.rules import Rules, default_rule
 
@@ -30,21 +30,7 @@ IMAGES = {"density": "volume", "segments": "segmented-volume", "breast": "mammog
 
 
 def planned(*series: tuple[str, str, int], **assigned: Assignment) -> Plan:
-    study = {
-        "started": "2026-05-04",
-        "series": [
-            {"uid": uid, "modality": {"code": modality}, "numberOfInstances": count}
-            for uid, modality, count in series
-        ],
-    }
-    return make_plan(
-        RULES,
-        study,
-        birth_date=None,
-        programs=frozenset(),
-        assigned=assigned,
-        images=lambda service, _version: IMAGES[service],  # type: ignore[arg-type,return-value]
-    )
+    return plan_of(RULES, IMAGES, assigned, *series)
 
 
 def reasons(plan: Plan) -> set[tuple[str, str, str]]:
