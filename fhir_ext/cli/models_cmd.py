@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ValidationError
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from fhir_ext.cli import drift_cmd, models_change, recall_cmd
 from fhir_ext.cli.models_common import AsJson, Service, registry_service
@@ -42,12 +42,17 @@ def model_list(as_json: AsJson = False) -> None:
     if rows is None:
         _print_shipped()
         return
-    table = Table("service", "version", "state", "from", "tested", "title")
+    table = Table(*_which(), "state", "from", "tested", "title")
     for row in rows:
         state = f"{row.state} {row.share:.0%}" if row.share else row.state.value
         origin = "shipped" if row.shipped else "site"
         table.add_row(row.service, row.version, state, origin, tested(row), row.title)
     Console(markup=False).print(table)
+
+
+def _which() -> tuple[Column, Column]:
+    """Columns of a version; people copy what stands there, so it is never cut."""
+    return Column("service", no_wrap=True), Column("version", no_wrap=True)
 
 
 def tested(row: VersionRow) -> str:
@@ -70,7 +75,7 @@ def _standing() -> list[VersionRow] | None:
 def _print_shipped() -> None:
     from models.registry import Registry
 
-    table = Table("service", "version", "review", "licence", "title")
+    table = Table(*_which(), "review", "licence", "title")
     for item in Registry().shipped():
         shown = item.manifest
         table.add_row(shown.id, shown.version, shown.review, shown.licence, shown.title)
@@ -160,7 +165,7 @@ def model_history(
     if as_json:
         typer.echo(json.dumps(events, indent=2))
         return
-    table = Table("at", "service", "version", "action", "became", "who", "reason")
+    table = Table("at", *_which(), "action", "became", "who", "reason")
     for item in events:
         moved = f"{item.get('from', 'nothing')} → {item['to']}"
         became = item["to"] if item.get("from") == item["to"] else moved
