@@ -52,7 +52,7 @@ REVIEW_WORDS: Final[Mapping[str, str]] = MappingProxyType(
         "final": "final: accepted by a human",
         "amended": "amended by a human",
         "cancelled": "cancelled: replaced by a newer result",
-        "entered-in-error": "entered in error: rejected",
+        "entered-in-error": "entered in error: rejected or recalled",
     }
 )
 
