@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from fhir_ext.cli import printing
+
 PANEL = "Run"
 
 #: A study that is not finished after so long (s) makes the demo fail.
@@ -44,7 +46,7 @@ def demo(
     """
     from fhir_ext.cli.tree import Tree, interruptible
 
-    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    console = printing.console(markup=True)
     once = once or not sys.stdin.isatty() or not sys.stdout.isatty()
     begin = time.monotonic()
     environment = {
@@ -90,9 +92,6 @@ _INTRODUCTION = (
     "version of the model comes as a shadow, goes to work, and is rolled back and recalled. "
     "[bold]Not a medical device.[/]\n"
 )
-
-#: Columns of a terminal that does not say how wide it is, such as a log file.
-PLAIN_WIDTH = 110
 
 
 def _real_study_settings() -> dict[str, str]:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import requests
 import typer
-from rich.console import Console
 from rich.table import Table
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from fhir_ext.cli.parts import Parts, load_settings
+from fhir_ext.cli.printing import mark, show
 from fhir_ext.errors import FhirExtError
 from fhir_ext.settings import Settings
 
@@ -60,9 +60,9 @@ def doctor() -> None:
     findings = [Finding("settings", True, "valid"), *inspect(settings)]
     table = Table("part", "", "seen", "what to do")
     for finding in findings:
-        mark = "[green]ok[/]" if finding.ok else "[red]attention[/]"
-        table.add_row(finding.part, mark, finding.seen, "" if finding.ok else finding.advice)
-    Console().print(table)
+        advice = "" if finding.ok else finding.advice
+        table.add_row(finding.part, mark(finding.ok, "ok", "attention"), finding.seen, advice)
+    show(table)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 

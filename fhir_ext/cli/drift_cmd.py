@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from rich.console import Console
 
 from fhir_ext.cli.models_common import AsJson, Service
+from fhir_ext.cli.printing import console
 from fhir_ext.errors import BadRequestError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def drift(
     from fhir_ext.cli.drift_tables import show_drift
 
     for report in reports:
-        show_drift(Console(), report)
+        show_drift(console(markup=True), report)
 
 
 def compare(
@@ -109,7 +109,7 @@ def compare(
         return
     from fhir_ext.cli.drift_tables import show_shadow
 
-    show_shadow(Console(), report)
+    show_shadow(console(markup=True), report)
 
 
 def _service(changes: dict[str, Any]) -> DriftService:

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fhir_ext.cli.printing import show
+
 if TYPE_CHECKING:
     from fhir_ext.store.agreement import ChangedNumber
     from models.monitoring.rates import Interval
@@ -43,16 +45,16 @@ def show_drift(console: Console, report: DriftReport) -> None:
         f"{report.now} results, were {report.before}",
         highlight=False,
     )
-    console.print(_share_table("input mix", report.mix))
-    console.print(_rate_table("refusals", report.refusals))
+    show(_share_table("input mix", report.mix), console)
+    show(_rate_table("refusals", report.refusals), console)
     if report.numbers:
-        console.print(_number_table(report.numbers))
+        show(_number_table(report.numbers), console)
     if report.categories:
-        console.print(_share_table("categories", report.categories))
-    console.print(_latency_table(report))
-    console.print(_rate_table("reviews", report.reviews))
+        show(_share_table("categories", report.categories), console)
+    show(_latency_table(report), console)
+    show(_rate_table("reviews", report.reviews), console)
     if report.changed or report.changed_before:
-        console.print(_changed_table(report.changed_before, report.changed))
+        show(_changed_table(report.changed_before, report.changed), console)
 
 
 def show_shadow(console: Console, report: ShadowReport) -> None:
@@ -75,7 +77,7 @@ def show_shadow(console: Console, report: ShadowReport) -> None:
             _signed(pair.limits),
         )
     if report.numbers:
-        console.print(numbers)
+        show(numbers, console)
     categories = Table("category", "pairs", "agree", "95 % interval", "kappa", "changes")
     for name, found in report.categories.items():
         categories.add_row(
@@ -87,12 +89,12 @@ def show_shadow(console: Console, report: ShadowReport) -> None:
             ", ".join(f"{one} to {other}: {n}" for one, other, n in found.changes[:SHOWN_VALUES]),
         )
     if report.categories:
-        console.print(categories)
+        show(categories, console)
     refusals = Table("withheld", "pairs", "by both", f"only by {first}", "only by the shadow", "p")
     for name, who in report.refusals.items():
         counts = (who.count, who.both, who.first_only, who.second_only)
         refusals.add_row(name, *map(str, counts), _p(who.p))
-    console.print(refusals)
+    show(refusals, console)
 
 
 def _share_table(title: str, rows: tuple[ShareRow, ...]) -> Table:

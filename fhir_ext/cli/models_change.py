@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from fhir_ext.cli.models_common import AsJson, Service, Version, operator, registry_service
+from fhir_ext.cli.printing import mark, show
 
 if TYPE_CHECKING:
     from operations.model_registry.actor import Actor
@@ -64,16 +63,16 @@ def _print_report(row: VersionRow) -> None:
     table = Table("case", "", "output", "expected", "seen")
     for case in report["cases"]:
         if case["failure"]:
-            why = escape(": ".join(case["failure"]))
-            table.add_row(case["name"], "[red]failed[/]", "", "", why)
+            table.add_row(
+                case["name"], mark(False, "", "failed"), "", "", ": ".join(case["failure"])
+            )
         for check in case["checks"]:
-            mark = "[green]holds[/]" if check["passed"] else "[red]fails[/]"
-            words = (escape(check[name]) for name in ("output", "expected", "seen"))
-            table.add_row(case["name"], mark, *words)
+            words = (check[name] for name in ("output", "expected", "seen"))
+            table.add_row(case["name"], mark(check["passed"], "holds", "fails"), *words)
     if engine := report["engine"]:
-        mark = "[green]holds[/]" if engine["holds"] else "[red]fails[/]"
-        table.add_row("two engines", mark, "", "the same numbers", escape(engine["detail"]))
-    Console().print(table)
+        verdict = mark(engine["holds"], "holds", "fails")
+        table.add_row("two engines", verdict, "", "the same numbers", engine["detail"])
+    show(table)
     said = "passed" if row.test_passed else "failed"
     typer.echo(f"{row.service} {row.version}: the test {said}")
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.table import Column, Table
 
 from fhir_ext.cli import drift_cmd, models_change, recall_cmd
 from fhir_ext.cli.models_common import AsJson, Service, registry_service
+from fhir_ext.cli.printing import show, whole
 from fhir_ext.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -47,12 +47,11 @@ def model_list(as_json: AsJson = False) -> None:
         state = f"{row.state} {row.share:.0%}" if row.share else row.state.value
         origin = "shipped" if row.shipped else "site"
         table.add_row(row.service, row.version, state, origin, tested(row), row.title)
-    Console(markup=False).print(table)
+    show(table)
 
 
 def _which() -> tuple[Column, Column]:
-    """Columns of a version; people copy what stands there, so it is never cut."""
-    return Column("service", no_wrap=True), Column("version", no_wrap=True)
+    return whole("service"), whole("version")
 
 
 def tested(row: VersionRow) -> str:
@@ -79,7 +78,7 @@ def _print_shipped() -> None:
     for item in Registry().shipped():
         shown = item.manifest
         table.add_row(shown.id, shown.version, shown.review, shown.licence, shown.title)
-    Console(markup=False).print(table)
+    show(table)
     typer.echo("no installation is configured here; these versions are shipped")
 
 
@@ -165,7 +164,7 @@ def model_history(
     if as_json:
         typer.echo(json.dumps(events, indent=2))
         return
-    table = Table("at", *_which(), "action", "became", "who", "reason")
+    table = Table(whole("at"), *_which(), whole("action"), "became", "who", "reason")
     for item in events:
         moved = f"{item.get('from', 'nothing')} → {item['to']}"
         became = item["to"] if item.get("from") == item["to"] else moved
@@ -178,7 +177,7 @@ def model_history(
             f"{item['who']} ({item['how']})",
             item.get("reason", ""),
         )
-    Console(markup=False).print(table)
+    show(table)
 
 
 @model.command("agreement")
@@ -199,7 +198,9 @@ def model_agreement(
     if not versions:
         typer.echo("nothing has been reviewed yet")
         return
-    table = Table("model", "version", "settings", "accepted", "modified", "rejected", "changed")
+    table = Table(
+        whole("model"), whole("version"), "settings", "accepted", "modified", "rejected", "changed"
+    )
     for item in versions:
         changed = [
             f"{c.name} {c.region}: {c.count}"
@@ -213,4 +214,4 @@ def model_agreement(
             *(str(item.outcomes.get(o, 0)) for o in ("accept", "modify", "reject")),
             "\n".join(changed),
         )
-    Console(markup=False).print(table)
+    show(table)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from fhir_ext.cli.models_common import Service
+from fhir_ext.cli.printing import console, show
 
 if TYPE_CHECKING:
     from operations.model_registry.recall_report import RecallReport
@@ -63,16 +63,16 @@ def _write(path: Path, text: str) -> None:
 
 def _show(report: RecallReport) -> None:
     # Reasons and names are of anybody.
-    console = Console(markup=False)
+    out = console()
     said = "not recalled"
     if report.recall is not None:
         said = f"recall {report.recall['status']}, asked {report.recall['asked']}"
         said += f" by {report.recall['who']}: {report.recall['reason']}"
-    console.print(f"{report.service} {report.version}: {said}")
+    out.print(f"{report.service} {report.version}: {said}")
     counts = Table("concerned", "count")
     for name, count in report.counts.items():
         counts.add_row(name, str(count))
-    console.print(counts)
+    show(counts, out)
     if report.receivers:
         receivers = Table("client", "user", "certain", "possible", "patients", "first", "last")
         for item in report.receivers:
@@ -80,9 +80,9 @@ def _show(report: RecallReport) -> None:
             # An app of a patient acts as the patient.
             user = "a patient" if item.user.startswith("Patient/") else item.user
             receivers.add_row(item.client, user, *map(str, numbers), item.first, item.last)
-        console.print(receivers)
+        show(receivers, out)
     if report.subscribers:
         subscriptions = Table("subscription", "criteria", "endpoint", "at most")
         for one in report.subscribers:
             subscriptions.add_row(one.id, one.criteria, one.endpoint, str(one.at_most))
-        console.print(subscriptions)
+        show(subscriptions, out)

@@ -7,10 +7,10 @@ from datetime import date, datetime
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from fhir_ext.cli.parts import Parts, load_settings
+from fhir_ext.cli.printing import show, whole
 from fhir_ext.errors import ConflictError, NotFoundError
 
 PANEL = "Work"
@@ -110,10 +110,10 @@ def retry_chore(
         if not chore or chore in (item.name, item.workflow_id)
     ]
     if list_them:
-        table = Table("chore", "reason", "since")
+        table = Table(whole("chore"), "reason", "since")
         for item in parked:
             table.add_row(item.workflow_id, item.code, item.since.isoformat(timespec="seconds"))
-        Console().print(table if parked else "no chore is parked")
+        show(table, empty="no chore is parked")
         return
     if not chore or not parked:
         raise NotFoundError("no such chore is parked; see `fhir-ext retry-chore --list`")
@@ -136,12 +136,12 @@ def patients_list() -> None:
 
     parts = Parts(load_settings())
     archive = DicomWebClient(parts.settings.archive, parts.settings.limits)
-    table = Table("Study Instance UID", "reason", "issuer", "patient ID", "name", "born")
+    table = Table(whole("Study Instance UID"), "reason", "issuer", "patient ID", "name", "born")
     waiting = waiting_studies(parts.repository)
     for study in waiting:
         identity = header_identity(archive, study.study_instance_uid)
         table.add_row(study.study_instance_uid, study.reason or "", *identity)
-    Console().print(table if waiting else "no study waits for a patient")
+    show(table, empty="no study waits for a patient")
 
 
 @patients.command("link")
@@ -174,11 +174,11 @@ def tasks_list() -> None:
     """
     parts = Parts(load_settings())
     parked = parts.repository.runs("parked")
-    table = Table("run", "step", "reason", "detail", "since")
+    table = Table(whole("run"), "step", "reason", "detail", "since")
     for run in parked:
         since = run.finished_at.isoformat(timespec="seconds") if run.finished_at else ""
         table.add_row(run.workflow_id, run.step, run.reason or "", run.detail or "", since)
-    Console().print(table if parked else "nothing is parked")
+    show(table, empty="nothing is parked")
 
 
 @tasks.command("resume")

@@ -31,7 +31,6 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SampleSto
     url = f"sqlite:///{tmp_path}/t.sqlite"
     monkeypatch.setenv("FHIR_EXT_DATABASE__URL", url)
     monkeypatch.setenv("FHIR_EXT_INTAKE__HOOK_SECRET", "a secret of the unit test")
-    monkeypatch.setenv("COLUMNS", "200")
     engine = create_store_engine(url)
     migrate(engine)
     yield SampleStore(engine)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from registry_samples import LUNG, OPERATOR, Desk, lung_folder
-from rich.console import Console
 
 from fhir_ext.cli import models_change, models_cmd, recall_cmd
 from fhir_ext.errors import UnprocessableError
@@ -66,7 +65,6 @@ def test_manifests_hold_no_control_characters(tmp_path: Path, escape: str) -> No
 def test_markup_in_reasons_and_titles_is_shown_as_it_is(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
     version = desk.tested("1.1.0", title="Lungs [/bold]")
     desk.service.retire(LUNG, version, OPERATOR, "wrong [/] numbers")
     monkeypatch.setattr(models_cmd, "registry_service", lambda: desk.service)
@@ -87,10 +85,7 @@ def test_markup_in_the_report_of_a_test_is_shown_as_it_is(
     assert "[/] seen" in capsys.readouterr().out
 
 
-def test_the_recall_report_on_a_screen(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(recall_cmd, "Console", lambda **given: Console(width=200, **given))
+def test_the_recall_report_on_a_screen(capsys: pytest.CaptureFixture[str]) -> None:
     recall_cmd._show(report("[/] wrong"))
     shown = capsys.readouterr().out
     assert "[/] wrong" in shown

@@ -36,7 +36,6 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Parts]:
         "MODELS__INBOX": str(tmp_path / "inbox"),
     }.items():
         monkeypatch.setenv(f"FHIR_EXT_{name}", value)
-    monkeypatch.setenv("COLUMNS", "200")
     engine = create_store_engine(url)
     migrate(engine)
     migrate_queue(url)

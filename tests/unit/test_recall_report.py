@@ -216,7 +216,7 @@ def test_the_command_shows_counts_and_writes_the_rest_to_a_file_of_its_own(
     file.write_text("older")
     file.chmod(0o644)
     command = ["model", "recall-report", MODEL.id, MODEL.version, "--json", str(file)]
-    shown = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
+    shown = CliRunner().invoke(app, command)
     assert shown.exit_code == 0, shown.output
     assert "completed" in shown.output
     assert "viewer" in shown.output

@@ -160,7 +160,6 @@ def test_the_command_shows_the_counts(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FHIR_EXT_DATABASE__URL", f"sqlite:///{tmp_path}/t.sqlite")
     monkeypatch.setenv("FHIR_EXT_INTAKE__HOOK_SECRET", "0123456789abcdef0123456789abcdef")
-    monkeypatch.setenv("COLUMNS", "200")
     runner = CliRunner()
     assert "nothing has been reviewed" in runner.invoke(app, ["model", "agreement"]).output
     repository.record_review(row("1", "modify", ("laa-950", 2.25)))
