@@ -6,7 +6,9 @@ nodules, in turns, with the same number of threads; what counts is the ratio of 
 share the machine. Their outputs are compared within the manifest's `agreement`.
 
 The manifest asks for float32, which every processor gives alike. What OpenVINO would do in
-bfloat16 (`autocast: bfloat16`) is measured beside it, and how far its scores are off.
+bfloat16 (`autocast: bfloat16`) is measured beside it, and how far its scores are off. The
+product of two large matrices by OpenVINO, in the same turns, says what the cores can do at all:
+`most_times_quicker` is what an engine at that rate would gain over torch.
 
 A cold model is one that the process has not loaded: its first result on a whole volume is
 compared with twice a warm one plus the time to load, each in fresh processes.
@@ -42,6 +44,9 @@ from models.service import ModelInput
 
 SERVICE = "nodule-detection"
 
+#: Rows and columns of the matrices.
+SIDE = 2048
+
 
 def installed() -> Installed:
     return Registry().find(SERVICE)
@@ -62,8 +67,36 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
+def operations() -> float:
+    """Floating-point operations of the network for one patch; a multiply-add counts as two."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from models.nodule_detection.network import PATCH, NoduleNet
+
+    network = NoduleNet().eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 1, *PATCH))
+    return float(counter.get_total_flops())
+
+
+def matrix_product(threads: int) -> Callable[[npt.NDArray[np.float32]], object]:
+    """A matrix (SIDE, SIDE) times a constant one, in float32."""
+    import openvino  # type: ignore[import-untyped]
+    from openvino import opset13 as op
+
+    given = op.parameter([SIDE, SIDE], np.float32)
+    other = op.constant(np.random.default_rng(8).random((SIDE, SIDE), np.float32))
+    model = openvino.Model([op.matmul(given, other, False, False)], [given])
+    properties = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    compiled: Callable[[npt.NDArray[np.float32]], object] = openvino.Core().compile_model(
+        model, "CPU", properties
+    )
+    return compiled
+
+
 def side_by_side(count: int, rounds: int) -> dict[str, float]:
-    """Seconds of both engines for one patch, and whether they agree."""
+    """Seconds of both engines for one patch, what the cores can do, and whether they agree."""
     import torch
 
     found = installed()
@@ -82,10 +115,13 @@ def side_by_side(count: int, rounds: int) -> dict[str, float]:
         f"{count} patches of {given.shape[1:]}, {threads} threads: the outputs "
         f"differ by at most {together.largest:.2g}, {together.excess:.2g} of what is allowed"
     )
+    square = np.random.default_rng(7).random((SIDE, SIDE), np.float32)
+    product = matrix_product(threads)
     calls: dict[str, Callable[[], object]] = {
         "openvino": lambda: quick.run({"image": given}),
         "openvino in bfloat16": lambda: half.run({"image": given}),
         "torch": lambda: eager.run({"image": given}),
+        "matrix product": lambda: product(square),
     }
     lost = float(np.abs(half.run({"image": given})["scores"] - scores).max())
     for call in calls.values():
@@ -94,12 +130,18 @@ def side_by_side(count: int, rounds: int) -> dict[str, float]:
     for number in range(rounds):
         for name in sorted(calls, reverse=bool(number % 2)):
             taken[name].append(timed(calls[name]) / count)
+    best = 2 * SIDE**3 / (count * statistics.median(taken.pop("matrix product")))
     for name, values in taken.items():
         print(
             f"  {name:20} median {1000 * statistics.median(values):.1f} ms for a patch, "
             f"{1000 * min(values):.1f} to {1000 * max(values):.1f}"
         )
     medians = {name: statistics.median(values) for name, values in taken.items()}
+    rates = {name: operations() / value for name, value in medians.items()}
+    print(
+        f"  operations in a second: matrix product {best / 1e9:.0f} G, "
+        f"openvino {rates['openvino'] / 1e9:.0f} G, torch {rates['torch'] / 1e9:.0f} G"
+    )
     return {
         "openvino_ms": 1000 * medians["openvino"],
         "torch_ms": 1000 * medians["torch"],
@@ -107,6 +149,8 @@ def side_by_side(count: int, rounds: int) -> dict[str, float]:
         "times_quicker_at_best": min(taken["torch"]) / min(taken["openvino"]),
         "times_quicker_bfloat16": medians["torch"] / medians["openvino in bfloat16"],
         "score_difference_bfloat16": lost,
+        "openvino_of_matrix_product": rates["openvino"] / best,
+        "most_times_quicker": best / rates["torch"],
         "largest_difference": together.largest,
         "agree": float(together.holds),
     }
