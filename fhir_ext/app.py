@@ -49,7 +49,7 @@ from operations.risk_score.routes import risk_score_router
 from operations.risk_score.service import RiskScoreService
 from subscriptions.health import chore_state, health_checks, queue_state
 from subscriptions.intake.routes import hook_router
-from subscriptions.queue import WorkQueue
+from subscriptions.queue import AUDIT, WorkQueue
 
 MOUNT = "/fhir"
 
@@ -87,7 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
     upstream = Upstream(settings.fhir, settings.gateway.connections)
     journal = AccessJournal(
         settings.audit,
-        lambda key, records: queue.enqueue_chore("audit", key, {"records": records}),
+        lambda key, records: queue.enqueue_chore(AUDIT, key, {"records": records}),
     )
     metrics = Metrics()
 

@@ -161,7 +161,9 @@ class WorkerSettings(Group):
     )
     concurrency: int = Field(2, description="Studies worked on at once by one worker.")
     chores: int = Field(
-        2, description="Chores (audit entries, new scores) worked on at once by one worker."
+        2,
+        description="Chores (new scores, recalls, follow-ups) worked on at once by one worker, "
+        "and as many audit entries beside them.",
     )
     queue_poll_interval: timedelta = Field(
         timedelta(seconds=0.03), description="Pause between looks at the queue."

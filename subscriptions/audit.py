@@ -21,9 +21,6 @@ from fhir_ext.resources.ids import software_device_id
 
 Json = dict[str, Any]
 
-#: Name of the chore.
-AUDIT: Final = "audit"
-
 #: AuditEvents in one transaction. HAPI 8.8.0 on H2 and two busy cores took 105 to 236 a second
 #: in tens, 240 to 280 in 25s and 50s, 190 to 300 in hundreds, which hold it for half a second.
 BUNDLE_EVENTS: Final = 50

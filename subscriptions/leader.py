@@ -17,8 +17,8 @@ from fhir_ext.logs import event, get_logger, incident
 from fhir_ext.resources.task import parked_chore_task
 from fhir_ext.store.repository import Repository, now
 from operations.analyze.service import AnalyzeService
-from subscriptions.audit import AUDIT
 from subscriptions.queue import (
+    AUDIT,
     CHORE_WORKFLOW,
     GAVE_UP,
     STUDY_WORKFLOW,

@@ -21,6 +21,11 @@ STUDY_WORKFLOW = "analyze-study"
 CHORE_QUEUE = "chores"
 CHORE_WORKFLOW = "chore"
 
+#: Name of the chore that writes accesses. Every request makes some, so it has a queue of its
+#: own: neither a flood of them nor a flood of other chores delays the other kind.
+AUDIT: Final = "audit"
+AUDIT_QUEUE = "audit"
+
 #: Where parked chores lie until a human has dealt with them: a queue that no worker runs.
 PARKED_QUEUE: Final = "parked-chores"
 PARKED_WORKFLOW: Final = "parked-chore"
@@ -108,7 +113,7 @@ def chore_options(
         attempt: how often it was put back.
     """
     options = EnqueueOptions(
-        queue_name=CHORE_QUEUE,
+        queue_name=AUDIT_QUEUE if name == AUDIT else CHORE_QUEUE,
         workflow_name=CHORE_WORKFLOW,
         workflow_id=f"{name}/{key}" + (f"/attempt-{attempt}" if attempt else ""),
         app_version=WORKFLOW_VERSION,

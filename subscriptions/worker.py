@@ -30,7 +30,7 @@ from operations.model_registry.publish import publish_versions
 from operations.model_registry.recall import RECALL, Recaller
 from operations.review.service import CORRECT_SR
 from operations.risk_score.rescore import Rescorer
-from subscriptions.audit import AUDIT, AccessEventWriter
+from subscriptions.audit import AccessEventWriter
 from subscriptions.chores import Chores, Handler
 from subscriptions.hooks import HOOKS
 from subscriptions.intake.bridge import ArchiveBridge
@@ -49,6 +49,8 @@ from subscriptions.models import WorkerModels
 from subscriptions.monitoring import Monitor, monitoring_handlers
 from subscriptions.queue import (
     APPLICATION,
+    AUDIT,
+    AUDIT_QUEUE,
     CHORE_QUEUE,
     STUDY_QUEUE,
     WORKFLOW_VERSION,
@@ -105,12 +107,13 @@ def running_queue(settings: Settings, workflow: StudyWorkflow, chores: Chores) -
         polling_interval_sec=settings.worker.queue_poll_interval.total_seconds(),
         on_conflict="always_update",
     )
-    DBOS.register_queue(
-        CHORE_QUEUE,
-        worker_concurrency=settings.worker.chores,
-        polling_interval_sec=CHORE_POLL_SECONDS,
-        on_conflict="always_update",
-    )
+    for name in (CHORE_QUEUE, AUDIT_QUEUE):
+        DBOS.register_queue(
+            name,
+            worker_concurrency=settings.worker.chores,
+            polling_interval_sec=CHORE_POLL_SECONDS,
+            on_conflict="always_update",
+        )
     try:
         yield
     finally:
