@@ -228,10 +228,11 @@ def secured(send: Send) -> Send:
 
 
 class BodyLimit:
-    """ASGI middleware: answers 413 as soon as a body is longer than allowed.
+    """ASGI middleware: answers 413 as soon as a body that is read is longer than allowed.
 
     The bytes that arrive are counted, since Content-Length may be absent or wrong; the
-    rest is not read, and the connection is closed.
+    rest is not read, and the connection is closed. A request that is refused before its body
+    is looked at, for want of a token, gets that answer instead.
 
     Args:
         max_bytes: the longest body that is let through.
@@ -244,20 +245,19 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif _declared_length(scope) > self._max_bytes:
-            await self._refuse(scope, receive, send)
         else:
             await self._count(scope, receive, send)
 
     async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
         seen, too_large, started = 0, False, False
+        declared = _declared_length(scope)
 
         async def counted() -> Message:
             nonlocal seen, too_large
-            message = await receive()
+            message: Message = {} if declared > self._max_bytes else await receive()
             seen += len(message.get("body", b""))
-            if seen > self._max_bytes:
-                too_large = True
+            too_large = max(declared, seen) > self._max_bytes
+            if too_large:
                 raise self._error()
             return message
 
@@ -266,6 +266,8 @@ class BodyLimit:
             # The application may have turned our error into an answer of its own.
             if too_large and not started:
                 return
+            if not started and declared > self._max_bytes:
+                MutableHeaders(scope=message)["connection"] = "close"
             started = True
             await send(message)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Path, Request
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fhir_ext.audit.record import AccessRecord
 from fhir_ext.auth.grant import Grant
@@ -39,6 +41,9 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+B = TypeVar("B", bound=_Body)
+
+
 class InstallBody(_Body):
     """`folder`: name of a folder in the inbox of the installation."""
 
@@ -48,7 +53,7 @@ class InstallBody(_Body):
 class CanaryBody(_Body):
     """`share`: part of the studies, above 0 and at most 1."""
 
-    share: float = Field(gt=0, le=1)
+    share: float = Field(gt=0, le=1, strict=True)
 
 
 class ReasonBody(_Body):
@@ -86,10 +91,26 @@ class Callers:
             UnauthorizedError: no token, or one that does not hold.
             ForbiddenError: the caller's roles do not allow it; the refusal is noted.
         """
+        async with self._allowed(request, action) as actor:
+            return await run_in_threadpool(do, actor)
+
+    async def act_on(
+        self, request: Request, shape: type[B], action: Action, do: Callable[[B, Actor], T]
+    ) -> T:
+        """The same with the body, which is read once the caller may do it.
+
+        Raises:
+            RequestValidationError: the body is not JSON of this shape.
+        """
+        async with self._allowed(request, action) as actor:
+            return await run_in_threadpool(do, await _read(request, shape), actor)
+
+    @asynccontextmanager
+    async def _allowed(self, request: Request, action: Action) -> AsyncIterator[Actor]:
         actor = await self._actor(request)
         try:
             actor.require(action)
-            return await run_in_threadpool(do, actor)
+            yield actor
         except ForbiddenError as error:
             await run_in_threadpool(self.note, _refusal(actor, action, error))
             raise
@@ -116,6 +137,23 @@ class Callers:
             personas=tuple(sorted(grant.personas)),
             address=address or None,
         )
+
+
+async def _read(request: Request, shape: type[B]) -> B:
+    """The JSON body; none is an empty object."""
+    try:
+        return shape.model_validate_json(await request.body() or b"{}")
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        raise RequestValidationError(
+            [{**problem, "loc": ("body", *problem["loc"])} for problem in problems]
+        ) from error
+
+
+def _takes(shape: type[_Body]) -> Json:
+    """What OpenAPI says of a body that the route reads itself."""
+    content = {"application/json": {"schema": shape.model_json_schema()}}
+    return {"requestBody": {"content": content}}
 
 
 def _refusal(actor: Actor, action: Action, error: ForbiddenError) -> AccessRecord:
@@ -171,31 +209,37 @@ def _add_looking(router: APIRouter, service: ModelRegistryService, callers: Call
 
 
 def _add_changing(router: APIRouter, service: ModelRegistryService, callers: Callers) -> None:
-    @router.post("")
-    async def install(request: Request, body: InstallBody) -> JSONResponse:
+    @router.post("", openapi_extra=_takes(InstallBody))
+    async def install(request: Request) -> JSONResponse:
         """Install a folder of the inbox as a draft; 200 when the same files are there already."""
         begin = now()
-        row = await callers.act(
-            request, Action.INSTALL, lambda actor: service.install_from_inbox(body.folder, actor)
+        row = await callers.act_on(
+            request,
+            InstallBody,
+            Action.INSTALL,
+            lambda body, actor: service.install_from_inbox(body.folder, actor),
         )
         return _answer(row, 201 if row.installed_at >= begin else 200)
 
-    @router.post("/validate")
-    async def validate(request: Request, body: InstallBody) -> JSONResponse:
+    @router.post("/validate", openapi_extra=_takes(InstallBody))
+    async def validate(request: Request) -> JSONResponse:
         """Check a folder of the inbox: every problem with its line, and what hashes should be."""
-        found = await callers.act(
-            request, Action.INSTALL, lambda actor: service.validate_inbox(body.folder, actor)
+        found = await callers.act_on(
+            request,
+            InstallBody,
+            Action.INSTALL,
+            lambda body, actor: service.validate_inbox(body.folder, actor),
         )
         return JSONResponse(found.as_json())
 
-    @router.post("/{name}/rollback")
-    async def rollback(
-        request: Request, name: ServiceName, body: ReasonBody | None = None
-    ) -> JSONResponse:
+    @router.post("/{name}/rollback", openapi_extra=_takes(ReasonBody))
+    async def rollback(request: Request, name: ServiceName) -> JSONResponse:
         """Go back to the version that was active before."""
-        reason = body.reason if body else None
-        row = await callers.act(
-            request, Action.ROLLBACK, lambda actor: service.rollback(name, actor, reason)
+        row = await callers.act_on(
+            request,
+            ReasonBody,
+            Action.ROLLBACK,
+            lambda body, actor: service.rollback(name, actor, body.reason),
         )
         return _answer(row)
 
@@ -217,13 +261,14 @@ def _add_changing(router: APIRouter, service: ModelRegistryService, callers: Cal
         )
         return _answer(row)
 
-    @router.post("/{name}/{version}/canary")
-    async def canary(
-        request: Request, name: ServiceName, version: VersionName, body: CanaryBody
-    ) -> JSONResponse:
+    @router.post("/{name}/{version}/canary", openapi_extra=_takes(CanaryBody))
+    async def canary(request: Request, name: ServiceName, version: VersionName) -> JSONResponse:
         """Let a version write for a share of the studies."""
-        row = await callers.act(
-            request, Action.CANARY, lambda actor: service.canary(name, version, body.share, actor)
+        row = await callers.act_on(
+            request,
+            CanaryBody,
+            Action.CANARY,
+            lambda body, actor: service.canary(name, version, body.share, actor),
         )
         return _answer(row)
 
@@ -235,24 +280,25 @@ def _add_changing(router: APIRouter, service: ModelRegistryService, callers: Cal
         )
         return _answer(row)
 
-    @router.post("/{name}/{version}/retire")
-    async def retire(
-        request: Request, name: ServiceName, version: VersionName, body: ReasonBody | None = None
-    ) -> JSONResponse:
+    @router.post("/{name}/{version}/retire", openapi_extra=_takes(ReasonBody))
+    async def retire(request: Request, name: ServiceName, version: VersionName) -> JSONResponse:
         """Show no more studies to a version."""
-        reason = body.reason if body else None
-        row = await callers.act(
-            request, Action.RETIRE, lambda actor: service.retire(name, version, actor, reason)
+        row = await callers.act_on(
+            request,
+            ReasonBody,
+            Action.RETIRE,
+            lambda body, actor: service.retire(name, version, actor, body.reason),
         )
         return _answer(row)
 
-    @router.post("/{name}/{version}/recall")
-    async def recall(
-        request: Request, name: ServiceName, version: VersionName, body: RecallBody
-    ) -> JSONResponse:
+    @router.post("/{name}/{version}/recall", openapi_extra=_takes(RecallBody))
+    async def recall(request: Request, name: ServiceName, version: VersionName) -> JSONResponse:
         """Withdraw a version for ever; a worker marks what it wrote as entered in error."""
-        row = await callers.act(
-            request, Action.RECALL, lambda actor: service.recall(name, version, body.reason, actor)
+        row = await callers.act_on(
+            request,
+            RecallBody,
+            Action.RECALL,
+            lambda body, actor: service.recall(name, version, body.reason, actor),
         )
         return _answer(row, 202)
 
