@@ -12,7 +12,7 @@ from typing import Any
 from fhir_ext.errors import NotFoundError
 from fhir_ext.gateway.contents import patient_ids, redact
 from fhir_ext.gateway.exact import dumps, loads_exact
-from fhir_ext.gateway.sight import Sight
+from fhir_ext.gateway.sight import Sight, unseen
 from fhir_ext.gateway.upstream import parsed
 
 Json = dict[str, Any]
@@ -82,7 +82,7 @@ def _clean(value: Json, sight: Sight) -> bool:
     if value.get("resourceType") == "Bundle":
         return _clean_bundle(value, sight)
     if not sight.shows_asked(value, "r"):
-        raise NotFoundError("no such resource for this token", code="resource-not-found")
+        raise unseen()
     return redact(value)
 
 
@@ -95,7 +95,7 @@ def _clean_bundle(bundle: Json, sight: Sight) -> bool:
     kept = [entry for entry in entries if _shown(entry, sight)]
     changed = len(kept) < len(entries)
     if bundle.get("type") == "history" and not kept:
-        raise NotFoundError("no such resource for this token", code="resource-not-found")
+        raise unseen()
     if changed:
         bundle["entry"] = kept
         # It counts what was taken out.

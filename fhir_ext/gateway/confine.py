@@ -66,7 +66,8 @@ def confinement(resource_type: str, params: Params, decision: Decision, sight: S
     """
     if resource_type == "Device" and decision.rule is Rule.OPEN:
         return _affixed(params, sight)
-    if not decision.confined:
+    if not decision.confined or decision.rule is Rule.ALERTS:
+        # The restriction says which alerts.
         return ()
     if resource_type == "Provenance" and any(name == "target" for name, _ in params):
         # R4 files it under nobody when its targets are results: what it targets is looked at.

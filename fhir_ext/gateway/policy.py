@@ -21,6 +21,8 @@ class Rule(StrEnum):
 
     #: Not named by any rule: 403.
     DENY = "deny"
+    #: Only alerts about model versions, which are about nobody.
+    ALERTS = "alerts"
     #: Only the compartment of the patient in the launch context.
     COMPARTMENT = "compartment"
     #: Only patients that are members of the user's programs.
@@ -120,7 +122,7 @@ class _RuleLine(_Shape):
     who: tuple[Persona, ...] = Field(min_length=1)
     may: tuple[str, ...] = Field(min_length=1)
     of: tuple[str, ...] = Field(min_length=1)
-    rule: Literal["own", "open"]
+    rule: Literal["own", "open", "alerts"]
     contexts: tuple[ScopeContext, ...] | None = Field(None, min_length=1)
 
 
@@ -191,7 +193,7 @@ class _Builder:
                     if len(line.who) == 1:
                         raise SettingsError(f"policy: {where}: {persona} has no {context}/")
                     continue
-                rule = self._document.own[context] if line.rule == "own" else Rule.OPEN
+                rule = self._document.own[context] if line.rule == "own" else Rule(line.rule)
                 for kind in kinds:
                     for one in types:
                         yield (persona.value, context, kind, one), rule

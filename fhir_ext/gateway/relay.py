@@ -10,7 +10,7 @@ import aiohttp
 
 from fhir_ext.audit.record import AccessRecord
 from fhir_ext.auth.grant import Grant
-from fhir_ext.errors import BadRequestError, NotFoundError
+from fhir_ext.errors import BadRequestError
 from fhir_ext.gateway.answers import TELLING, patients_in, visible
 from fhir_ext.gateway.asgi import Headers, Request
 from fhir_ext.gateway.compartment import COMPARTMENT_TYPES
@@ -20,7 +20,7 @@ from fhir_ext.gateway.interaction import Interaction, Kind
 from fhir_ext.gateway.links import Links, StreamRewriter
 from fhir_ext.gateway.paths import MethodNotAllowed, upstream_path
 from fhir_ext.gateway.records import access_record
-from fhir_ext.gateway.sight import Sight
+from fhir_ext.gateway.sight import Sight, unseen
 from fhir_ext.gateway.trails import Trails
 from fhir_ext.gateway.upstream import (
     ADDRESSES,
@@ -193,8 +193,7 @@ class Relay:
                 status, content = 304, b""
             exchange.patients |= shown.patients
         elif status in (404, 410):
-            # Said in the same words as of what stands there and may not be seen.
-            raise NotFoundError("no such resource for this token", code="resource-not-found")
+            raise unseen()
         elif content:
             content = _outcome_only(content, status)
         if complete is not None and status < 300:

@@ -9,8 +9,13 @@ from fhir_ext.auth.grant import Grant, SmartScope
 from fhir_ext.errors import ForbiddenError
 from fhir_ext.gateway.interaction import LETTERS, Interaction, Kind, Params
 from fhir_ext.gateway.policy import Policy, Rule
+from fhir_ext.resources.codes import MODEL_ALERT
 
-_ORDER = {Rule.DENY: 0, Rule.COMPARTMENT: 1, Rule.PROGRAMS: 2, Rule.BOTH: 3, Rule.OPEN: 4}
+#: From least to most.
+_ORDER = {rule: place for place, rule in enumerate(Rule)}
+
+#: What keeps a search for DetectedIssues to alerts about models.
+_ALERTS: Params = (("patient:missing", "true"), ("code", f"{MODEL_ALERT.url}|model-drift"))
 
 #: Cell of the table for a letter, where only reading as such is asked about.
 _KIND_OF_LETTER = {
@@ -31,7 +36,8 @@ class Decision:
 
     Attributes:
         rule: never DENY.
-        restriction: search parameters of the scope that allows it, to be added.
+        restriction: search parameters to be added: those of the scope that allows it, and
+            those that keep a search to alerts.
     """
 
     rule: Rule
@@ -173,10 +179,11 @@ class Rights:
             return "policy"
         free = [rule for rule, scope in rules if not scope.restriction]
         restrictions = {scope.restriction for rule, scope in rules if rule is best}
+        alerts = _ALERTS if best is Rule.ALERTS else ()
         if () in restrictions:
-            return Decision(_sum(free))
+            return Decision(_sum(free), alerts)
         merged = _merged(restrictions)
-        return Decision(best, merged) if merged else "restriction"
+        return Decision(best, (*merged, *alerts)) if merged else "restriction"
 
     def _rule(self, scope: SmartScope, kind: str, resource_type: str | None) -> Rule:
         if scope.context == "patient" and self.grant.patient is None:

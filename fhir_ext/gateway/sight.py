@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from fhir_ext.errors import NotFoundError
 from fhir_ext.gateway.compartment import patients_of, subjects_of
 from fhir_ext.gateway.policy import Rule
 from fhir_ext.gateway.rights import Rights
@@ -82,6 +83,9 @@ class Sight:
             return True
         if rule is Rule.DENY:
             return False
+        if rule is Rule.ALERTS:
+            # The FHIR server kept it to alerts; one that was given a patient since is none.
+            return "patient" not in resource
         owners = subjects_of(resource)
         if not owners:
             return kind == "Provenance" and resource.get("id") in self._trails
@@ -123,3 +127,8 @@ class Sight:
         if rule is None:
             rule = self._types[kind] = self._rights.rule_of(kind)
         return rule
+
+
+def unseen() -> NotFoundError:
+    """What is said, in the same words, of what is not there and of what may not be seen."""
+    return NotFoundError("no such resource for this token", code="resource-not-found")

@@ -14,7 +14,6 @@ import orjson
 from fhir_ext.errors import (
     BadRequestError,
     ForbiddenError,
-    NotFoundError,
     UnprocessableError,
     UpstreamError,
 )
@@ -28,7 +27,7 @@ from fhir_ext.gateway.references import (
     references,
 )
 from fhir_ext.gateway.rights import Decision, Rights
-from fhir_ext.gateway.sight import Sight
+from fhir_ext.gateway.sight import Sight, unseen
 from fhir_ext.gateway.upstream import Upstream
 from fhir_ext.resources.codes import CANONICAL
 
@@ -142,7 +141,7 @@ class WriteGuard:
                     "results of this service are changed by $review only", code="guarded"
                 )
             if decision.confined and not sight.owned(standing, decision.rule):
-                raise NotFoundError("no such resource for this token", code="resource-not-found")
+                raise unseen()
         elif decision.confined and interaction.kind is Kind.UPDATE and not rights.may("c", kind):
             raise ForbiddenError("no scope of the token allows 'c' on this type", code="scope")
         if interaction.kind in (Kind.PATCH, Kind.CONDITIONAL_PATCH) and patch is not None:
