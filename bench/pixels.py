@@ -32,7 +32,8 @@ from pydicom import Dataset
 from pydicom.uid import CTImageStorage
 from requests import Session
 
-from fhir_ext.clients.dicomweb import DicomWebClient, retrieve_volumes
+from fhir_ext.clients.dicomweb import DicomWebClient
+from fhir_ext.clients.volumes import retrieve_volumes
 from fhir_ext.embedded.archive import OrthancServer
 from fhir_ext.settings import ArchiveSettings, HttpAuth, LimitSettings
 

@@ -16,10 +16,10 @@ from io import BytesIO
 from typing import Any
 
 import requests
-import urllib3.exceptions
 from dicomweb_client.web import DICOMwebClient
 from pydicom import Dataset, dcmread
 
+from fhir_ext.clients.archive_errors import status_of, upstream
 from fhir_ext.clients.http import build_session
 from fhir_ext.clients.multipart import boundary_of, split_parts
 from fhir_ext.clients.qido import (
@@ -47,14 +47,10 @@ from fhir_ext.clients.stow import (
     encode_requests,
     read_answer,
 )
-from fhir_ext.dicom.assemble import VolumeAssembler
 from fhir_ext.dicom.headers import PARSE_ERRORS
-from fhir_ext.dicom.volume import SeriesVolumes
 from fhir_ext.errors import (
-    ForbiddenError,
     NotFoundError,
     RefusedInput,
-    UpstreamTimeout,
     UpstreamUnavailable,
 )
 from fhir_ext.settings import ArchiveSettings, LimitSettings
@@ -65,7 +61,6 @@ __all__ = [
     "SeriesInfo",
     "StoreReport",
     "StudyInfo",
-    "retrieve_volumes",
 ]
 
 #: Stored transfer syntax as it is: transcoding costs the archive twice the time.
@@ -111,7 +106,7 @@ class DicomWebClient:
 
     def ping(self) -> None:
         """Ask for one study, to see whether the archive answers."""
-        with _upstream():
+        with upstream():
             self._qido.search_for_studies(limit=1)
 
     def search_studies(
@@ -157,7 +152,7 @@ class DicomWebClient:
         filters = {"StudyDate": f"{date_from:%Y%m%d}-{date_to:%Y%m%d}"}
 
         def page(offset: int) -> list[Row]:
-            with _upstream():
+            with upstream():
                 found = self._qido.search_for_studies(
                     limit=PAGE, offset=offset, fields=fields, search_filters=filters
                 )
@@ -176,7 +171,7 @@ class DicomWebClient:
     def find_study(self, study_instance_uid: str) -> StudyInfo | None:
         """The study, or None."""
         _check_uids(study_instance_uid)
-        with _upstream():
+        with upstream():
             answer = self._qido.search_for_studies(
                 limit=2,
                 fields=["StudyDescription", "ModalitiesInStudy"],
@@ -206,7 +201,7 @@ class DicomWebClient:
         fields = ["SeriesDescription", "BodyPartExamined", "SeriesNumber"]
 
         def page(offset: int) -> list[Row]:
-            with _upstream():
+            with upstream():
                 found = self._qido.search_for_series(
                     study_instance_uid,
                     offset=offset or None,
@@ -248,7 +243,7 @@ class DicomWebClient:
         fields = ["NumberOfFrames", "Rows", "Columns", "InstanceNumber"]
 
         def page(offset: int) -> list[Row]:
-            with _upstream():
+            with upstream():
                 found = self._qido.search_for_instances(
                     study_instance_uid,
                     series_instance_uid,
@@ -271,14 +266,14 @@ class DicomWebClient:
         """
         _check_uids(study_instance_uid, series_instance_uid, sop_instance_uid)
         try:
-            with _upstream():
+            with upstream():
                 found = self._wado.retrieve_instance_metadata(
                     study_instance_uid, series_instance_uid, sop_instance_uid
                 )
         except IndexError as error:
             raise NotFoundError("the archive has no such instance") from error
         except (NotFoundError, UpstreamUnavailable) as error:
-            if _status(error) not in _NO_SUCH_SERVICE:
+            if status_of(error) not in _NO_SUCH_SERVICE:
                 raise
             return self._instance_header(study_instance_uid, series_instance_uid, sop_instance_uid)
         try:
@@ -313,7 +308,7 @@ class DicomWebClient:
         return self._stream(f"/studies/{study_instance_uid}/series/{series_instance_uid}")
 
     def _stream(self, path: str) -> Generator[memoryview, None, None]:
-        with _upstream(), self._open(path) as response:
+        with upstream(), self._open(path) as response:
             if response.status_code == 204:
                 return
             boundary = boundary_of(response.headers.get("Content-Type", ""))
@@ -368,7 +363,7 @@ class DicomWebClient:
 
     def _post(self, request: StoreRequest) -> tuple[set[str], dict[str, int], int]:
         """UIDs named as stored, failure reasons, and the reason of what is not named."""
-        with _upstream():
+        with upstream():
             response = self._post_once_more(request)
             # 400 and 409 too: some of the instances may be stored all the same.
             if response.status_code not in (200, 202, 400, 409, 413, 415):
@@ -408,45 +403,6 @@ class DicomWebClient:
             return False
 
 
-def retrieve_volumes(
-    client: DicomWebClient,
-    study_instance_uid: str,
-    series_instance_uid: str,
-    limits: LimitSettings,
-    *,
-    expected_instances: int | None = None,
-) -> SeriesVolumes:
-    """Stream a series and assemble its volumes while it arrives.
-
-    Peak memory is the volume, one instance and a few buffers.
-
-    Args:
-        client: the archive.
-        study_instance_uid, series_instance_uid: what to fetch; instances of another study
-            or series are rejected.
-        limits: what may come in.
-        expected_instances: how many will come; asked of QIDO-RS without it.
-
-    Raises:
-        NotFoundError, UpstreamTimeout, UpstreamUnavailable: as DicomWebClient.
-        RefusedInput: `too-large` or `no-slices`: the series as a whole cannot be used.
-    """
-    if expected_instances is None:
-        series = client.find_series(study_instance_uid, series_instance_uid)
-        expected_instances = series.instance_count if series else 0
-    with VolumeAssembler(
-        expected_instances,
-        limits,
-        study_instance_uid=study_instance_uid,
-        series_instance_uid=series_instance_uid,
-    ) as assembler:
-        parts = client.stream_series(study_instance_uid, series_instance_uid)
-        with contextlib.closing(parts):
-            for part in parts:
-                assembler.add(part)
-        return assembler.finish()
-
-
 def _whole(chunks: Iterable[bytes], limit: int) -> bytearray:
     """A body that is one instance and not multipart."""
     body = bytearray()
@@ -455,37 +411,6 @@ def _whole(chunks: Iterable[bytes], limit: int) -> bytearray:
         if len(body) > limit:
             raise RefusedInput("an instance is over the limit", code="too-large")
     return body
-
-
-@contextlib.contextmanager
-def _upstream() -> Iterator[None]:
-    """Turn what requests raises into our errors."""
-    try:
-        yield
-    except requests.HTTPError as error:
-        status = error.response.status_code
-        if status in (404, 410):
-            raise NotFoundError("the archive has no such thing") from error
-        if status in (408, 504):
-            raise UpstreamTimeout(f"the archive answered {status}") from error
-        code = "archive-refused-us" if status in (401, 403) else None
-        raise UpstreamUnavailable(f"the archive answered {status}", code=code) from error
-    except ForbiddenError as error:
-        raise UpstreamUnavailable("no token for the archive", code=error.code) from error
-    except requests.Timeout as error:
-        raise UpstreamTimeout("the archive does not answer in time") from error
-    except requests.RequestException as error:
-        # A silence in the middle of a body arrives as a connection error.
-        cause = error.args[0] if error.args else None
-        if isinstance(cause, urllib3.exceptions.ReadTimeoutError):
-            raise UpstreamTimeout("the archive fell silent") from error
-        raise UpstreamUnavailable("the archive cannot be reached") from error
-
-
-def _status(error: Exception) -> int | None:
-    """HTTP status behind one of our errors."""
-    cause = error.__cause__
-    return cause.response.status_code if isinstance(cause, requests.HTTPError) else None
 
 
 def _check_uids(*uids: str) -> None:

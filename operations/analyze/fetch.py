@@ -8,7 +8,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from fhir_ext.clients.dicomweb import DicomWebClient, retrieve_volumes
+from fhir_ext.clients.dicomweb import DicomWebClient
+from fhir_ext.clients.volumes import retrieve_volumes
 from fhir_ext.dicom.volume import CTVolume
 from fhir_ext.errors import RefusedInput, UpstreamError
 from fhir_ext.results import Refusal

@@ -19,7 +19,8 @@ from pydicom.uid import JPEGLSLossless
 from scripted_archive import LIMITS, client_of, every_call, scripted
 from synthetic_ct import SERIES, STUDY, ct_slice, encoded, enhanced_ct, texture
 
-from fhir_ext.clients.dicomweb import DicomWebClient, StudyInfo, retrieve_volumes
+from fhir_ext.clients.dicomweb import DicomWebClient, StudyInfo
+from fhir_ext.clients.volumes import retrieve_volumes
 from fhir_ext.embedded.archive import OrthancServer, ensure_orthanc
 from fhir_ext.embedded.process import free_port
 from fhir_ext.errors import (

@@ -15,8 +15,9 @@ from pydicom.uid import ExplicitVRLittleEndian
 from scripted_archive import LIMITS, Answer, client_of, every_call, respond, scripted
 from synthetic_ct import SERIES, STUDY, ct_slice, encoded, texture
 
-from fhir_ext.clients.dicomweb import DicomWebClient, retrieve_volumes
+from fhir_ext.clients.dicomweb import DicomWebClient
 from fhir_ext.clients.multipart import boundary_of, split_parts
+from fhir_ext.clients.volumes import retrieve_volumes
 from fhir_ext.errors import (
     FhirExtError,
     NotFoundError,
