@@ -28,6 +28,7 @@ from fhir_ext.resources.recall import (
     Counts,
     Group,
     Recall,
+    inference_key_of,
     is_settled,
     is_withdrawn,
     recall_of,
@@ -58,6 +59,10 @@ PART: Final = 50
 #: How long results of a recalled version are looked for. A study in flight that is taken up
 #: later than that is stopped by the Device's status.
 WATCHED: Final = timedelta(hours=24)
+
+#: After this a recall is gone through once more, for what rests on withdrawn numbers and was
+#: on its way when they were withdrawn: scores, and measurements in a SEG.
+SECOND_LOOK: Final = timedelta(hours=1)
 
 #: What stands in the note beside a withdrawn object.
 DESCRIPTION: Final = "The model was recalled; the reason is in the FHIR server."
@@ -151,7 +156,9 @@ class RejectRecalled:
         if panel is None:
             return
         moment = self.fhir.read("Provenance", recall_provenance_id(provenance_id))["recorded"]
-        key = _inference_key(panel)
+        key = inference_key_of(panel)
+        if key is None:
+            raise UnprocessableError("the result has no inference key", code="resource-not-found")
         found = self._objects(self._study(panel), key)
         if found is None:
             return
@@ -215,6 +222,9 @@ def watch_recalls(fhir: FhirClient, queue: ChoreQueue) -> int:
             enqueue_recall(queue, recall, f"late-{late}")
             event(log, "recall-late", service=recall.service, version=recall.version)
             count += 1
+        elif datetime.now(UTC) - recall.started > SECOND_LOOK:
+            enqueue_recall(queue, recall, "second-look")
+            count += 1
     return count
 
 
@@ -265,10 +275,3 @@ def _note(objects: list[Dataset], provenance_id: str, moment: datetime) -> Datas
         moment,
         description=DESCRIPTION,
     )
-
-
-def _inference_key(panel: Json) -> str:
-    for identifier in panel.get("identifier", []):
-        if identifier.get("system") == codes.INFERENCE_KEY:
-            return str(identifier["value"])
-    raise UnprocessableError("the result has no inference key", code="resource-not-found")

@@ -22,6 +22,7 @@ from fhir_ext.resources.codes import concept, resource_type
 from fhir_ext.resources.context import instant
 from fhir_ext.resources.device import RECALLED, software_device
 from fhir_ext.resources.ids import (
+    dicom_uid,
     recall_provenance_id,
     recall_review_id,
     recall_task_id,
@@ -84,11 +85,13 @@ class Group:
     Attributes:
         provenance: names the model version as its agent.
         resources: the targets that still exist.
-        dependents: scores and results of others that rest on an Observation of the group.
+        measured: results of other versions that were measured in the SEG of the group.
+        dependents: scores that rest on an Observation of the group, or on a measured one.
     """
 
     provenance: Json
     resources: tuple[Json, ...]
+    measured: tuple[Json, ...] = ()
     dependents: tuple[Json, ...] = ()
 
     @property
@@ -111,9 +114,30 @@ class Group:
         return tuple(item for item in self.resources if is_withdrawn(item))
 
     @property
+    def listed(self) -> tuple[Json, ...]:
+        """What a human has to decide about."""
+        return (*self.signed, *self.measured, *self.dependents)
+
+    @property
     def patient(self) -> str:
         """`Patient/…`; empty when nothing of the group is left."""
         return next((found for item in self.resources if (found := patient_of(item))), "")
+
+    @property
+    def study(self) -> str:
+        """`ImagingStudy/…` that was looked at; empty where none is named."""
+        for what in sources(self.provenance):
+            kind, _, rest = str(what.get("reference", "")).partition("/")
+            if kind == "ImagingStudy":
+                return f"{kind}/{rest.partition('/')[0]}"
+        return ""
+
+    @property
+    def segmentation_series(self) -> str | None:
+        """Series Instance UID of the SEG that this work drew; None when it drew none."""
+        drew = any(entity["role"] == "derivation" for entity in self.provenance.get("entity", []))
+        keys = (inference_key_of(item) for item in self.resources) if drew else ()
+        return next((dicom_uid(key, "seg-series") for key in keys if key), None)
 
     @property
     def review_id(self) -> str:
@@ -148,12 +172,12 @@ def is_settled(group: Group, review: Json | None) -> bool:
     Args:
         review: the Task of the group as it stands in the server, if it does.
     """
-    return not group.unsigned and (review is not None or not group.signed)
+    return not group.unsigned and not _lacks(review, group.listed)
 
 
 def counts_for(group: Group, review: Json | None) -> Counts:
     """What a group amounts to, whether it is settled now or was before."""
-    asked = review is not None or group.signed or group.dependents
+    asked = review is not None or group.listed
     return Counts(
         groups=1,
         withdrawn=len(group.unsigned) + len(group.recalled),
@@ -174,8 +198,7 @@ def recall_bundle(recall: Recall, group: Group, review: Json | None, moment: dat
     entries += [update_entry(withdrawn(item, recall)) for item in unsigned]
     if unsigned:
         entries.append(put_entry(_provenance(recall, group, moment)))
-    listed = (*group.signed, *group.dependents)
-    if listed and (task := _review_entry(recall, group, listed, review)):
+    if task := _review_entry(recall, group, review):
         entries.append(task)
     return transaction(entries)
 
@@ -270,6 +293,19 @@ def patient_of(resource: Json) -> str:
     return ""
 
 
+def sources(provenance: Json) -> list[Json]:
+    """What a piece of work was made from: `what` of its entities."""
+    return [e["what"] for e in provenance.get("entity", []) if e.get("role") == "source"]
+
+
+def inference_key_of(resource: Json) -> str | None:
+    """Of the piece of work that wrote a resource; None when it is none of a model."""
+    for identifier in resource.get("identifier", []):
+        if identifier.get("system") == codes.INFERENCE_KEY:
+            return str(identifier["value"])
+    return None
+
+
 def url_of(resource: Json) -> str:
     """`Observation/1`."""
     return f"{resource['resourceType']}/{resource['id']}"
@@ -313,21 +349,26 @@ def _version(resource: Json) -> Json:
     }
 
 
-def _review_entry(
-    recall: Recall, group: Group, listed: Sequence[Json], found: Json | None
-) -> Json | None:
-    """PUT of the Task, or None where it says the same already, or a human has dealt with it."""
+def _lacks(review: Json | None, listed: Sequence[Json]) -> bool:
+    """Whether something is to be decided that no Task names; a closed one is a human's word."""
+    if review is None:
+        return bool(listed)
+    if review.get("status") not in OPEN_TASK:
+        return False
+    named = {item.get("valueReference", {}).get("reference") for item in review.get("input", [])}
+    return not named.issuperset(map(url_of, listed))
+
+
+def _review_entry(recall: Recall, group: Group, found: Json | None) -> Json | None:
+    """PUT of the Task, or None where it says all of it, or a human has dealt with it."""
+    if not _lacks(found, group.listed):
+        return None
     if found is None:
-        return create_entry(_review_task(recall, group, listed))
-    if found.get("status") not in OPEN_TASK:
-        return None
-    wanted = _inputs(listed)
-    if found.get("input") == wanted:
-        return None
-    return update_entry({**found, "input": wanted})
+        return create_entry(_review_task(recall, group))
+    return update_entry({**found, "input": _inputs(group.listed)})
 
 
-def _review_task(recall: Recall, group: Group, listed: Sequence[Json]) -> Json:
+def _review_task(recall: Recall, group: Group) -> Json:
     """Without an identifier of ours: people change it like any other Task of theirs."""
     return {
         "resourceType": "Task",
@@ -339,12 +380,12 @@ def _review_task(recall: Recall, group: Group, listed: Sequence[Json]) -> Json:
         "code": concept(codes.TASK_TYPE.coding("recall-review")),
         "description": f"{recall.service} {recall.version} was recalled; decide what becomes of "
         "what rests on it.",
-        "focus": {"reference": url_of(listed[0])},
+        "focus": {"reference": url_of(group.listed[0])},
         "for": {"reference": group.patient},
         "authoredOn": instant(recall.started),
         "requester": {"reference": f"Device/{software_device_id(fhir_ext.__version__)}"},
         "reasonCode": recall.why,
-        "input": _inputs(listed),
+        "input": _inputs(group.listed),
     }
 
 

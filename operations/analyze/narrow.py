@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from models.registry import Registry
 from operations.analyze.plan import (
     NO_SEGMENTATION,
     SEGMENTATION,
+    SEGMENTATION_RECALLED,
     NotApplied,
     Plan,
     SeriesJob,
@@ -27,17 +28,25 @@ Json = dict[str, Any]
 
 #: Preferences that need a header beyond what an ImagingStudy says.
 _OF_HEADERS = frozenset({"thinnest", "thickest", "softest-kernel"})
+#: Why a version that needs segments does not look at a series, and what was seen.
+_ELSEWHERE = (NO_SEGMENTATION, "other images")
+_RECALLED = (SEGMENTATION_RECALLED, "drawn by a recalled version")
 #: A body part of DICOM for each site that an ImagingStudy may name.
 _PARTS = {coding.code: part for part, coding in reversed(tuple(BODY_PARTS.items()))}
 
 
 @dataclass(slots=True)
 class Narrower:
-    """Narrows the jobs of one study; asks the archive for a header of a series at most once."""
+    """Narrows the jobs of one study; asks the archive for a header of a series at most once.
+
+    Attributes:
+        withdrawn: whether a SEG, by its header, must not be used any more.
+    """
 
     archive: DicomWebClient
     registry: Registry
     study_instance_uid: str
+    withdrawn: Callable[[Dataset], bool]
     _headers: dict[str, Dataset] = field(default_factory=dict)
 
     def narrow(self, plan: Plan, imaging_study: Json) -> Plan:
@@ -99,12 +108,15 @@ class Narrower:
                 continue
             else:
                 further = segments = self._in_the_frame(job)
-            without = () if segments else tuple(v for v in job.versions if self._needs_segments(v))
-            dropped += [
-                NotApplied(job.series_instance_uid, v.service, NO_SEGMENTATION, "other images")
-                for v in without
-            ]
-            if left := tuple(version for version in job.versions if version not in without):
+            kept = tuple(item for item in segments if not self._withdrawn(item))
+            gone = [item for item in segments if item not in kept]
+            needing = [version for version in job.versions if self._needs_segments(version)]
+            reason = _RECALLED if gone else _ELSEWHERE
+            lacking = [item.series_instance_uid for item in gone]
+            lacking += [] if kept else [job.series_instance_uid]
+            dropped += [NotApplied(uid, v.service, *reason) for uid in lacking for v in needing]
+            if left := tuple(v for v in job.versions if kept or v not in needing):
+                further = tuple(item for item in further if item not in gone)
                 yield replace(job, versions=left, further=further)
 
     def _in_the_frame(self, job: SeriesJob) -> tuple[SeriesRef, ...]:
@@ -131,6 +143,9 @@ class Narrower:
             if item in segments and images.intersection(_referenced_series(headers[item]))
         )
         return tuple(item for item in job.further if item not in segments or item in kept), kept
+
+    def _withdrawn(self, segmentation: SeriesRef) -> bool:
+        return self.withdrawn(self._header(segmentation.series_instance_uid))
 
     def _needs_segments(self, version: VersionRef) -> bool:
         return self._manifest(version).inputs.images.startswith("segmented-")

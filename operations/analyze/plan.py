@@ -32,6 +32,8 @@ YEAR_DAYS = 365.2425
 SEGMENTATION = "SEG"
 #: The study holds no segmentation of the series.
 NO_SEGMENTATION = "no-segmentation"
+#: What drew a segmentation was recalled.
+SEGMENTATION_RECALLED = "segmentation-recalled"
 
 
 @dataclass(frozen=True, slots=True)

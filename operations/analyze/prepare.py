@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from fhir_ext.clients.dicomweb import DicomWebClient, SeriesInfo
@@ -16,6 +17,7 @@ from models.registry import NotInstalledError, Registry
 from operations.analyze.keys import work_key
 from operations.analyze.narrow import Narrower
 from operations.analyze.plan import NotApplied, SeriesJob, make_plan
+from operations.analyze.recalled import drawn_by_recalled
 from operations.analyze.rules import Rules
 
 Json = dict[str, Any]
@@ -117,7 +119,8 @@ class Preparer:
             assigned=assigned,
             images=lambda service, version: self.registry.manifest(service, version).inputs.images,
         )
-        plan = Narrower(self.archive, self.registry, uid).narrow(plan, study)
+        withdrawn = partial(drawn_by_recalled, self.fhir)
+        plan = Narrower(self.archive, self.registry, uid, withdrawn).narrow(plan, study)
         base = replace(base, jobs=plan.jobs, not_applied=plan.not_applied)
         return self._without_finished(replace(base, urgent=self._urgent(study)))
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
+
+from pydicom import Dataset
 
 from fhir_ext.clients.dicomweb import DicomWebClient
 from fhir_ext.clients.fhir import FhirClient
@@ -23,6 +25,7 @@ from models.runtime.budget import PixelBudget
 from operations.analyze.infer import Analyzer, SeriesOutcome
 from operations.analyze.plan import SeriesJob
 from operations.analyze.prepare import Prepared, Preparer
+from operations.analyze.recalled import drawn_by_recalled
 from operations.analyze.rules import Rules
 from operations.analyze.store_dicom import sr_is_stored, store_sr
 from operations.analyze.write_fhir import ResultWriter
@@ -91,10 +94,11 @@ class AnalyzeService:
             `seconds`: wall time of `store-dicom` and `write-fhir`.
 
         Raises:
-            ParkedWork: a version was recalled while it worked; the other results are written.
+            ParkedWork: a version was recalled while it worked, or one that drew what was
+                measured; the other results are written.
         """
         begin = time.perf_counter()
-        asked, results = results, self.writer.writable(results)
+        asked, results = results, self._standing(self.writer.writable(results))
         fresh = self.writer.unwritten(results)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="stow") as pool:
             stowing = pool.submit(self._store, results, frozenset(fresh), issued)
@@ -105,6 +109,24 @@ class AnalyzeService:
             text = "a model version was recalled while it worked on this study"
             raise ParkedWork(text, code="model-recalled")
         return {"seconds": seconds}
+
+    def _standing(self, results: Sequence[ServiceResult]) -> tuple[ServiceResult, ...]:
+        """Without what was measured in a SEG whose model version was recalled meanwhile."""
+        return tuple(
+            result
+            for result in results
+            if not any(drawn_by_recalled(self.fhir, header) for header in self._further(result))
+        )
+
+    def _further(self, result: ServiceResult) -> Iterator[Dataset]:
+        """One header of each series that a result rests on beside its own."""
+        for source in result.further:
+            if source.sop_instance_uids:
+                yield self.archive.instance_metadata(
+                    result.study_instance_uid,
+                    source.series_instance_uid,
+                    source.sop_instance_uids[0],
+                )
 
     def _store(
         self,

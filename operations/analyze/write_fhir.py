@@ -20,11 +20,11 @@ from fhir_ext.resources.bundle import (
 from fhir_ext.resources.codes import SERIES_INSTANCE_UID
 from fhir_ext.resources.codes.naming import service_in
 from fhir_ext.resources.context import WriteContext
-from fhir_ext.resources.device import is_recalled
-from fhir_ext.resources.ids import device_id, dicom_uid, result_id
+from fhir_ext.resources.ids import dicom_uid, result_id
 from fhir_ext.resources.reading import component_of, known_conditions
 from fhir_ext.results import ServiceResult
 from operations.analyze.prepare import Prepared
+from operations.analyze.recalled import recalled
 
 Json = dict[str, Any]
 
@@ -49,13 +49,8 @@ class ResultWriter:
 
     def writable(self, results: Sequence[ServiceResult]) -> tuple[ServiceResult, ...]:
         """The results of versions that were not recalled while they were made."""
-        models = {result.model for result in results}
-        recalled = {
-            model
-            for model in models
-            if (device := self.fhir.find("Device", device_id(model))) and is_recalled(device)
-        }
-        return tuple(result for result in results if result.model not in recalled)
+        gone = {m for m in {result.model for result in results} if recalled(self.fhir, m)}
+        return tuple(result for result in results if result.model not in gone)
 
     def write(
         self,

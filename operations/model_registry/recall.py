@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
@@ -25,6 +25,7 @@ from fhir_ext.resources.recall import (
     counts_for,
     is_settled,
     recall_bundle,
+    sources,
     summary_task,
     url_of,
 )
@@ -222,12 +223,10 @@ class Recaller:
             UpstreamError: HAPI is down, or others keep writing the same resources.
         """
         for wait in CONFLICT_WAITS:
-            review = self.fhir.find("Task", group.review_id) if _lists(group) else None
+            group = with_dependents(self.fhir, group)
+            review = self.fhir.find("Task", group.review_id)
             if is_settled(group, review):
                 return group, counts_for(group, review)
-            group = Group(group.provenance, group.resources, dependents(self.fhir, group))
-            if review is None and group.dependents:
-                review = self.fhir.find("Task", group.review_id)
             bundle = recall_bundle(recall, group, review, datetime.now(UTC))
             try:
                 self.fhir.transaction_once(bundle)
@@ -241,11 +240,6 @@ class Recaller:
                     listener(recall, group)
             return group, counts_for(group, review)
         raise UpstreamError("others keep writing the same resources", code="write-conflict")
-
-
-def _lists(group: Group) -> bool:
-    """Whether a Task about the group may be there, of those that can be told without a search."""
-    return bool(group.signed) or bool(group.recalled)
 
 
 def groups_of(fhir: FhirClient, device_id: str, since: str = "") -> Iterator[list[Group]]:
@@ -296,26 +290,48 @@ def read_group(
     return Group(provenance, tuple(found))
 
 
-def dependents(fhir: FhirClient, group: Group) -> tuple[Json, ...]:
-    """Scores and results outside of a group that rest on one of its Observations.
+def with_dependents(fhir: FhirClient, group: Group) -> Group:
+    """A group and what others made of it: measured in its SEG, or computed from its numbers.
 
     R4 has no search parameter for RiskAssessment.basis, so all of the patient are looked at.
 
     Returns:
-        RiskAssessments that still count, sorted by id.
+        With what still counts of `measured` and `dependents`, each sorted by type and id.
     """
-    own = {url_of(item) for item in group.resources}
-    observations = {url for url in own if url.startswith("Observation/")}
+    measured = _counting(_measured_in(fhir, group))
+    named = {url_of(item) for item in (*group.resources, *measured)}
+    observations = {url for url in named if url.startswith("Observation/")}
     if not group.patient or not observations:
-        return ()
-    found = [
+        return replace(group, measured=measured)
+    scores = (
         item
         for item in fhir.search("RiskAssessment", {"subject": group.patient})
-        if url_of(item) not in own
-        and item.get("status") not in ("entered-in-error", "cancelled")
+        if url_of(item) not in named
         and observations & {str(b.get("reference", "")) for b in item.get("basis", [])}
-    ]
-    return tuple(sorted(found, key=lambda item: str(item["id"])))
+    )
+    return replace(group, measured=measured, dependents=_counting(scores))
+
+
+def _measured_in(fhir: FhirClient, group: Group) -> Iterator[Json]:
+    """What other pieces of work wrote that name the SEG series of this one as their source."""
+    series = group.segmentation_series
+    if series is None or not group.study:
+        return
+    drawn = f"urn:oid:{series}"
+    for provenance in fhir.search("Provenance", {"entity": group.study}):
+        used = (what.get("identifier", {}).get("value") for what in sources(provenance))
+        if drawn in used:
+            yield from read_group(fhir, provenance).resources
+
+
+def _counting(found: Iterable[Json]) -> tuple[Json, ...]:
+    kept = (
+        item
+        for item in found
+        if item["resourceType"] != "Task"
+        and item.get("status") not in ("entered-in-error", "cancelled")
+    )
+    return tuple(sorted(kept, key=url_of))
 
 
 def devices_of(fhir: FhirClient, service: str, version: str) -> list[Json]:

@@ -21,7 +21,7 @@ from fhir_ext.resources import codes
 from fhir_ext.resources.context import instant
 from fhir_ext.resources.ids import recall_provenance_id, recall_task_id
 from fhir_ext.resources.recall import Group, url_of
-from operations.model_registry.recall import dependents, devices_of, groups_of
+from operations.model_registry.recall import devices_of, groups_of, with_dependents
 
 Json = dict[str, Any]
 
@@ -58,6 +58,7 @@ class Result:
         written, withdrawn: FHIR instants; withdrawn is empty where nothing was.
         unsigned: references that became entered-in-error.
         signed: references that a human answers for, and that stand.
+        measured: results of other versions that were measured in its SEG, and that stand.
         dependents: scores that rest on one of them.
         untouched: references that had been cancelled or rejected before.
     """
@@ -68,6 +69,7 @@ class Result:
     withdrawn: str
     unsigned: tuple[str, ...]
     signed: tuple[str, ...]
+    measured: tuple[str, ...]
     dependents: tuple[str, ...]
     untouched: tuple[str, ...]
 
@@ -144,6 +146,7 @@ class RecallReport:
             "pieces of work": len(self.results),
             "withdrawn": sum(len(item.unsigned) for item in self.results),
             "signed": sum(len(item.signed) for item in self.results),
+            "measured in its segmentations": sum(len(item.measured) for item in self.results),
             "scores that rest on them": sum(len(item.dependents) for item in self.results),
             "receivers": len(self.receivers),
             "subscriptions": len(self.subscribers),
@@ -168,6 +171,7 @@ class RecallReport:
                     "withdrawn": item.withdrawn or None,
                     "unsigned": list(item.unsigned),
                     "signed": list(item.signed),
+                    "measured": list(item.measured),
                     "dependents": list(item.dependents),
                     "untouched": list(item.untouched),
                 }
@@ -238,6 +242,7 @@ def _told(task: Json) -> Json:
 
 
 def _result(fhir: FhirClient, group: Group) -> Result:
+    group = with_dependents(fhir, group)
     trail = None
     if group.recalled:
         trail = fhir.find("Provenance", recall_provenance_id(group.provenance["id"]))
@@ -245,22 +250,15 @@ def _result(fhir: FhirClient, group: Group) -> Result:
     signed = {url_of(item) for item in group.signed}
     return Result(
         patient=group.patient,
-        study=_study(group.provenance),
+        study=group.study,
         written=str(group.provenance["recorded"]),
         withdrawn=str(trail["recorded"]) if trail else "",
         unsigned=tuple(sorted(unsigned)),
         signed=tuple(sorted(signed)),
-        dependents=tuple(url_of(item) for item in dependents(fhir, group)),
+        measured=tuple(map(url_of, group.measured)),
+        dependents=tuple(map(url_of, group.dependents)),
         untouched=tuple(sorted({url_of(i) for i in group.resources} - unsigned - signed)),
     )
-
-
-def _study(provenance: Json) -> str:
-    for entity in provenance.get("entity", []):
-        reference = str(entity.get("what", {}).get("reference", ""))
-        if entity.get("role") == "source" and reference.startswith("ImagingStudy/"):
-            return "/".join(reference.split("/")[:2])
-    return ""
 
 
 def _receivers(fhir: FhirClient, results: Iterable[Result]) -> list[Receiver]:
@@ -289,12 +287,12 @@ def _note(
         item
         for item in results
         if _moment(item.written) <= recorded
-        and not (item.withdrawn and not item.signed and _moment(item.withdrawn) < recorded)
+        and (_stands(item) or not item.withdrawn or recorded <= _moment(item.withdrawn))
     ]
     if not asked or not standing:
         return
     named = {str(e.get("what", {}).get("reference", "")) for e in event.get("entity", [])}
-    certain = any(named & {*item.unsigned, *item.signed} for item in standing)
+    certain = any(named & {*item.unsigned, *item.signed, *item.measured} for item in standing)
     if not certain and not _may_hold(event, asked):
         return
     client, user = _who(event)
@@ -304,6 +302,11 @@ def _note(
     receiver.patients.add(patient)
     stamps = [instant(recorded), receiver.first, receiver.last]
     receiver.first, receiver.last = min(filter(None, stamps)), max(stamps)
+
+
+def _stands(item: Result) -> bool:
+    """Whether something of it is handed out after the recall too."""
+    return bool(item.signed or item.measured)
 
 
 def _may_hold(event: Json, asked: set[str | None]) -> bool:

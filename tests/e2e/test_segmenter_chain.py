@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,11 @@ from network_samples import manifest_of
 from pydicom import Dataset
 
 from fhir_ext.resources import codes
+from fhir_ext.resources.ids import device_id, imaging_study_id, recall_review_id, recall_task_id
 from fhir_ext.results import Region
+from models.lifecycle import State
 from operations.model_registry.actor import Actor
+from operations.model_registry.recall_report import recall_report
 
 Json = dict[str, Any]
 
@@ -36,7 +39,7 @@ class Middle(torch.nn.Module):
         return found.to(torch.int64)
 
 
-def segmenter(folder: Path) -> Path:
+def segmenter(folder: Path, version: str) -> Path:
     """The folder of a segmenter, whose case says what its file gives of the phantom."""
     folder.mkdir()
     manifest = manifest_of(
@@ -58,6 +61,7 @@ def segmenter(folder: Path) -> Path:
             }
         ],
         id="site-segmenter",
+        version=version,
         tensors=[{"name": "labels", "shape": ["n", "z", "y", "x"], "dtype": "int64"}],
         batching={"max_size": 1},
         cases=[
@@ -84,28 +88,58 @@ def expected_ml(series: list[Dataset]) -> float:
 
 
 def panels(installation: Any, uid: str) -> dict[str, Json]:
+    """Those that are not cancelled, by code."""
     found = installation.results(uid).get("Observation", [])
-    return {o["code"]["coding"][0]["code"]: o for o in found if "hasMember" in o}
+    standing = (o for o in found if "hasMember" in o and o["status"] != "cancelled")
+    return {o["code"]["coding"][0]["code"]: o for o in standing}
 
 
 @pytest.fixture
-def models(installation: Any, tmp_path: Path) -> Any:
+def use(installation: Any, tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """Makes a version of the segmenter the active one."""
     service = installation.parts.models
-    service.install(segmenter(tmp_path / "model"), ACTOR)
-    assert service.test("site-segmenter", "1.0.0", ACTOR).test_passed
-    service.activate("site-segmenter", "1.0.0", ACTOR)
-    yield service
-    service.retire("site-segmenter", "1.0.0", ACTOR)
+
+    def activate(version: str) -> None:
+        service.install(segmenter(tmp_path / version, version), ACTOR)
+        assert service.test("site-segmenter", version, ACTOR).test_passed
+        service.activate("site-segmenter", version, ACTOR)
+
+    yield activate
+    for row in service.versions("site-segmenter"):
+        if row.state is State.ACTIVE:
+            service.retire("site-segmenter", row.version, ACTOR)
+
+
+def at_rest(installation: Any, uid: str) -> Any:
+    """The runs of a study, once none waits or works."""
+    return installation.wait_for(
+        lambda: (
+            [r for r in installation.runs(uid) if r.state in ("queued", "running")] == []
+            and installation.runs(uid)
+        ),
+        "rest",
+    )
+
+
+def measured(installation: Any, uid: str, but: str = "") -> Json:
+    """The panel of the measurements that stands, once it is another one than `but`."""
+
+    def found() -> Json | None:
+        panel = panels(installation, uid).get("segment-measurements-panel")
+        return panel if panel and panel["id"] != but else None
+
+    return installation.wait_for(found, "the measurements")
 
 
 def test_what_a_segmenter_draws_is_measured_once(
-    installation: Any, models: Any, small_study: Callable[..., list[list[Dataset]]]
+    installation: Any,
+    use: Callable[[str], None],
+    small_study: Callable[..., list[list[Dataset]]],
 ) -> None:
+    use("1.0.0")
     (series,) = small_study(installation.patient())
     uid = installation.store(series)
-    installation.wait_for(
-        lambda: "segment-measurements-panel" in panels(installation, uid), "the measurements"
-    )
+    measured(installation, uid)
     found = panels(installation, uid)
     assert len(found) == 3
     panel = found["segment-measurements-panel"]
@@ -121,14 +155,85 @@ def test_what_a_segmenter_draws_is_measured_once(
     assert len(seg) == 1
 
     # It comes to rest: the SEG is no new input of the model that drew it.
-    states = installation.wait_for(
-        lambda: (
-            [r for r in installation.runs(uid) if r.state in ("queued", "running")] == []
-            and installation.runs(uid)
-        ),
-        "rest",
-    )
-    assert {run.state for run in states} <= {"done", "nothing-to-do"}
+    assert {run.state for run in at_rest(installation, uid)} <= {"done", "nothing-to-do"}
     again = panels(installation, uid)
     assert {name: p["id"] for name, p in again.items()} == {n: p["id"] for n, p in found.items()}
     assert panel["status"] == "preliminary"
+
+
+def test_a_recall_of_a_segmenter_follows_into_what_was_measured_in_its_segments(
+    installation: Any,
+    use: Callable[[str], None],
+    small_study: Callable[..., list[list[Dataset]]],
+) -> None:
+    fhir, service = installation.fhir, installation.parts.models
+    use("2.0.0")
+    (series,) = small_study(installation.patient())
+    uid = installation.store(series)
+    first = measured(installation, uid)
+    at_rest(installation, uid)
+    (drawn,) = segmentations(installation, uid)
+    row = service.recall("site-segmenter", "2.0.0", "It draws too much.", ACTOR)
+    device = device_id(row.identity)
+    summary = installation.wait_for(
+        lambda: (t := fhir.find("Task", recall_task_id(device))) and t["status"] == "completed",
+        "a completed recall",
+    )
+    assert summary
+
+    # Its own results are withdrawn; the measurements are another version's, and stand.
+    (own,) = fhir.search("Provenance", {"agent": f"Device/{device}"})
+    asked = fhir.read("Task", recall_review_id(own["id"]))
+    listed = {item["valueReference"]["reference"] for item in asked["input"]}
+    members = {item["reference"] for item in first["hasMember"]}
+    assert asked["status"] == "requested"
+    assert {f"Observation/{first['id']}"} | members <= listed
+    assert {fhir.read(*url.split("/"))["status"] for url in listed} == {"preliminary"}
+    report = recall_report(fhir, "site-segmenter", "2.0.0")
+    assert set(report.results[0].measured) == listed
+    assert report.counts["measured in its segmentations"] == len(listed)
+
+    # The archive still offers the SEG; a new pass does not measure in it.
+    installation.wait_for(
+        lambda: any(s.modality == "KO" for s in installation.archive.list_series(uid)),
+        "the note beside the SEG",
+    )
+    assert segmentations(installation, uid) == [drawn]
+    again = installation.enqueue_again(imaging_study_id(uid))
+    installation.wait_for(
+        lambda: (r := installation.repository.run(again)) and r.state == "nothing-to-do",
+        "another pass",
+    )
+    (refused,) = [
+        row
+        for row in installation.repository.outcomes(uid)
+        if (row.service, row.series_instance_uid) == ("segment-measurements", drawn)
+    ]
+    assert [reason["rule"] for reason in refused.reasons] == ["segmentation-recalled"]
+    assert measured(installation, uid)["id"] == first["id"]
+
+    # What the next version draws is measured alone, and takes the place of the first numbers.
+    use("2.1.0")
+    installation.enqueue_again(imaging_study_id(uid))
+    second = measured(installation, uid, but=first["id"])
+    named = named_series(installation, uid, second)
+    assert drawn not in named
+    assert named & set(segmentations(installation, uid))
+    assert fhir.read("Observation", first["id"])["status"] == "cancelled"
+
+
+def segmentations(installation: Any, uid: str) -> list[str]:
+    """Series Instance UIDs of the SEG objects of a study in the archive."""
+    listed = installation.archive.list_series(uid)
+    return [item.series_instance_uid for item in listed if item.modality == "SEG"]
+
+
+def named_series(installation: Any, uid: str, panel: Json) -> set[str]:
+    """Series Instance UIDs that the Provenance of a panel names."""
+    (made,) = [
+        item
+        for item in installation.results(uid)["Provenance"]
+        if {"reference": f"Observation/{panel['id']}"} in item["target"]
+    ]
+    named = (entity["what"].get("identifier", {}).get("value", "") for entity in made["entity"])
+    return {value.removeprefix("urn:oid:") for value in named}

@@ -49,6 +49,8 @@ class PagedFhir(MemoryFhir):
         found = super().search(resource_type, params, 10**6)
         if "agent" in params:
             found = [p for p in found if any(_who(a) == params["agent"] for a in p["agent"])]
+        if "entity" in params:
+            found = [p for p in found if params["entity"] in _sources(p)]
         if "code" in params:
             found = [r for r in found if params["code"] in _tokens(r)]
         if "subject" in params:
@@ -130,6 +132,12 @@ def _moment(text: str) -> datetime:
 
 def _tokens(resource: Json) -> set[str]:
     return {f"{c['system']}|{c['code']}" for c in resource.get("code", {}).get("coding", [])}
+
+
+def _sources(provenance: Json) -> set[str]:
+    """Without their versions, by which HAPI does not tell them apart."""
+    named = (e["what"].get("reference", "") for e in provenance.get("entity", []))
+    return {reference.partition("/_history/")[0] for reference in named}
 
 
 def _who(agent: Json) -> str:

@@ -190,6 +190,11 @@ NOT_APPLIED_REASON: Final = LocalSystem(
             "No segmentation",
             "The study holds no segmentation in the frame of reference of the series.",
         ),
+        (
+            "segmentation-recalled",
+            "Segmentation recalled",
+            "The model version that drew the segmentation was recalled.",
+        ),
         ("not-preferred", "Not preferred", "The model prefers another series of the study."),
         ("age", "Age", "The age at the study is outside the rule, or not known."),
         ("program", "Program", "The patient is no member of the rule's program."),
