@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pydicom
     from collector import Collector
     from installation import Installation
+    from playwright.sync_api import Browser
 
     from fhir_ext.cli.tree import Tree
     from fhir_ext.phantom import PhantomPatient
@@ -37,6 +38,21 @@ def dciodvfy() -> Path:
 
     program = "usr/bin/dciodvfy"
     return ensure_programs(("dicom3tools",), (program,), print).launcher(program)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A real Chromium. Its event loop would get into the way of other modules' own."""
+    from playwright.sync_api import sync_playwright
+
+    from fhir_ext.embedded.browser import ensure_chromium
+
+    path = ensure_chromium(print)
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=str(path), args=flags)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="session")

@@ -8,17 +8,14 @@ import hmac
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
 from drift_samples import DAY, SETTINGS_HASH, samples
+from serving import Receiver, receiving
 
 from fhir_ext.resources import codes
 from fhir_ext.resources.ids import device_id
@@ -38,52 +35,12 @@ SECRET = "a secret of the end-to-end test"
 MODEL = ModelIdentity("drifting-density", "0.0.7", "drifting-density", SETTINGS_HASH)
 
 
-@dataclass
-class Receiver:
-    """A server on this machine that is told of alerts; it refuses them until `up`."""
-
-    url: str = ""
-    up: bool = False
-    refused: int = 0
-    got: list[tuple[Mapping[str, str], bytes]] = field(default_factory=list)
-
-
-@contextmanager
-def receiving() -> Iterator[Receiver]:
-    seen = Receiver()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            if seen.up:
-                seen.got.append((dict(self.headers.items()), body))
-            else:
-                seen.refused += 1
-            self.send_response(204 if seen.up else 503)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    seen.url = f"http://127.0.0.1:{server.server_address[1]}/drift"
-    try:
-        yield seen
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 @pytest.fixture
 def receiver(installation: Installation) -> Iterator[Receiver]:
     """The worker looks every second and tells this receiver; as before at the end."""
     tree = installation.tree
     before = dict(tree.environment)
-    with receiving() as running:
+    with receiving(503) as running:
         tree.hold("worker")
         tree.environment.update(
             {
@@ -136,10 +93,10 @@ def test_a_shift_becomes_an_issue_in_hapi_and_a_signed_webhook(
     assert issue["evidence"][0]["code"][0]["coding"][0]["code"] == "output-drift"
     assert "laa-950/lungs PSI" in issue["detail"]
 
-    installation.wait_for(lambda: receiver.refused >= 2, "a webhook that is tried again")
-    receiver.up = True
-    installation.wait_for(lambda: receiver.got, "a webhook that is taken")
-    headers, body = receiver.got[0]
+    installation.wait_for(lambda: len(receiver.got) >= 2, "a webhook that is tried again")
+    receiver.status = 204
+    installation.wait_for(lambda: receiver.taken, "a webhook that is taken")
+    headers, body = receiver.taken[0]
     assert headers["webhook-id"] == issue["id"]
     content = f"{issue['id']}.{headers['webhook-timestamp']}.".encode() + body
     digest = base64.b64encode(hmac.new(SECRET.encode(), content, hashlib.sha256).digest())
@@ -152,7 +109,7 @@ def test_a_shift_becomes_an_issue_in_hapi_and_a_signed_webhook(
     # Several more looks, and still one alert of each sort.
     looked = now() + timedelta(seconds=3)
     installation.wait_for(lambda: now() > looked, "three more looks")
-    assert len(receiver.got) == 1
+    assert len(receiver.taken) == 1
     assert len(fhir.search("DetectedIssue", asked)) == 1
     (found,) = json.loads(command(installation, "drift", MODEL.id, "--json"))
     assert found["numbers"][0]["verdict"] == "major"

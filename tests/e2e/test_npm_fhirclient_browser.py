@@ -14,13 +14,11 @@ from urllib.parse import urlencode
 import pytest
 from npm_fhirclient import SOURCES, Chart, ensure_modules
 from oauth_flows import begin_launch, running_issuer
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from fhir_ext.cli.tree import Tree
-from fhir_ext.embedded.browser import ensure_chromium
 from fhir_ext.embedded.process import ChildProcess, free_port, port_open, wait_until
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 SCOPES = "patient/*.rs openid fhirUser user/Practitioner.r"
 
 
@@ -90,15 +88,6 @@ def _settings(folder: Path, port: int, issuer: str, app: str) -> dict[str, str]:
         "FHIR_EXT_AUDIT__JOURNAL": str(folder / "audit"),
         "FHIR_EXT_GATEWAY__CORS_ORIGINS": f'["{app}"]',
     }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = ensure_chromium(print)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(path), args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

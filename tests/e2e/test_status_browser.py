@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
-import uvicorn
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+from serving import serving
 from status_fixture import LONG_UID, Example, filled
-
-from fhir_ext.embedded.browser import ensure_chromium
-from fhir_ext.embedded.process import free_port
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 
 #: Longer than the page's period of 2 s: by then an update would have come.
 A_WHILE = 3000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = ensure_chromium(print)
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(path), args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +27,8 @@ def own(tmp_path) -> Iterator[tuple[Example, str]]:
 
 
 def served(example: Example) -> Iterator[tuple[Example, str]]:
-    port = free_port()
-    config = uvicorn.Config(example.app(), host="127.0.0.1", port=port, log_level="warning")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 20
-    while not server.started:
-        assert thread.is_alive()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    yield example, f"http://127.0.0.1:{port}/"
-    server.should_exit = True
-    thread.join(timeout=10)
+    with serving(example.app()) as url:
+        yield example, f"{url}/"
     example.repository.engine.dispose()
 
 

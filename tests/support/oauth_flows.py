@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import uvicorn
+from serving import serving
 
 from fhir_ext.embedded.process import free_port
 from fhir_ext.issuer.flows import FlowRefused, backend_token, begin_launch, login, refresh
@@ -32,17 +30,5 @@ def running_issuer(**settings: object) -> Iterator[str]:
     port = int(str(settings.pop("port", 0))) or free_port()
     url = f"http://127.0.0.1:{port}"
     app = create_issuer_app(IssuerSettings(port=port, public_url=url, **settings))
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 20
-    while not server.started:
-        assert thread.is_alive()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    try:
+    with serving(app, port):
         yield url
-    finally:
-        server.should_exit = True
-        thread.join(timeout=10)

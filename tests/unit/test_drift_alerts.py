@@ -6,17 +6,16 @@ import base64
 import hashlib
 import hmac
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from drift_samples import DAY, SERVICE, VERSION, samples
 from pydantic import SecretStr, ValidationError
+from serving import Receiver, receiving
 
 from fhir_ext.errors import SettingsError, UpstreamUnavailable
 from fhir_ext.outgoing import RefusedAddress
@@ -181,39 +180,10 @@ def test_the_issue_is_about_a_device_and_no_patient(store: SampleStore) -> None:
                     spans="", identified=alert.at)  # fmt: skip
 
 
-@dataclass
-class Receiver:
-    """What a server on this machine got, and what it answers."""
-
-    url: str = ""
-    status: int = 204
-    got: list[tuple[Mapping[str, str], bytes]] = field(default_factory=list)
-
-
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    seen = Receiver()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            seen.got.append((dict(self.headers.items()), body))
-            self.send_response(seen.status)
-            self.send_header("Location", "http://127.0.0.1:1/")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *arguments: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    seen.url = f"http://127.0.0.1:{server.server_address[1]}/drift"
-    yield seen
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with receiving() as running:
+        yield running
 
 
 def post(store: SampleStore, url: str, *, private: bool = True) -> PostAlert:
