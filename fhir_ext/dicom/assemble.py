@@ -184,7 +184,10 @@ class VolumeAssembler:
             )
             if encoded is None:
                 samples = native_frame(instance.pixels, instance.format, index)
-                to_hounsfield(samples, instance.format, frame.rescale, out)
+                try:
+                    to_hounsfield(samples, instance.format, frame.rescale, out)
+                except RefusedInput as refused:
+                    self._corrupt.setdefault(uid, refused.code)
             else:
                 self._decode_later(uid, encoded[index], instance.format, frame.rescale, out)
 
@@ -198,6 +201,9 @@ class VolumeAssembler:
             raise RefusedInput("a series has no instances", code="no-slices")
         self._drain()
         self.close()
+        if "unsupported-pixels" in self._corrupt.values():
+            # A series without its hottest slices would be believed.
+            self._corrupt = dict.fromkeys(self._sources, "unsupported-pixels")
         volumes: list[CTVolume] = []
         shared: dict[tuple[str, bytes], RawDataElement] = {}
         for pool in self._pools.values():

@@ -42,6 +42,8 @@ NATIVE = frozenset({str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian)})
 _INT16 = np.iinfo(np.int16)
 #: A byte of RLE becomes at most 64 bytes of pixels (PS3.5 G.3: two bytes give up to 128).
 _RLE_EXPANSION = 64
+#: A slope below 1 must leave so many whole numbers of the range of the stored values.
+_FEWEST_STEPS = 256
 #: EOI of JPEG and JPEG-LS, EOC of JPEG 2000.
 _END_OF_STREAM = b"\xff\xd9"
 #: How far from the end of a frame it may lie.
@@ -187,7 +189,7 @@ def to_hounsfield(
     rescale: Rescale,
     out: npt.NDArray[np.int16],
 ) -> None:
-    """Write one frame as modality values, rounded and clipped to int16.
+    """Write one frame as modality values, rounded to int16; Hounsfield units are clipped to it.
 
     Bits beyond BitsStored are dropped, signs extended, and padding that lies below
     PADDING_HU is set to it; padding inside the scale cannot be told from tissue.
@@ -197,10 +199,16 @@ def to_hounsfield(
         pixel_format: where the sample lies in its cell.
         rescale: slope and intercept.
         out: int16 (rows, columns) to write to.
+
+    Raises:
+        RefusedInput: `unsupported-pixels`: other values than Hounsfield units, such as the
+            activity of a PET, which int16 would clip or round away.
     """
     if samples.dtype.itemsize == 1:
         samples = samples.astype(np.uint16)
     stored = _stored_values(samples.view(np.uint16), pixel_format, out)
+    if not rescale.hounsfield:
+        _check_scale(stored, pixel_format, rescale)
     if rescale.slope == 1 and rescale.intercept == int(rescale.intercept):
         _shift(stored, pixel_format, int(rescale.intercept), out)
     else:
@@ -208,6 +216,15 @@ def to_hounsfield(
         np.copyto(out, np.rint(exact).clip(_INT16.min, _INT16.max), casting="unsafe")
     if pixel_format.padding is not None:
         _replace_padding(pixel_format.padding, rescale, out)
+
+
+def _check_scale(stored: Samples, pixel_format: PixelFormat, rescale: Rescale) -> None:
+    """Refuse a scale whose values int16 cannot hold, or of which it holds too few."""
+    ends = [float(end) * rescale.slope + rescale.intercept for end in (stored.min(), stored.max())]
+    clipped = min(ends) < _INT16.min or max(ends) > _INT16.max
+    share = abs(rescale.slope)
+    if clipped or (share < 1 and share * (1 << pixel_format.bits_stored) < _FEWEST_STEPS):
+        raise RefusedInput("the values do not fit into 16 bits", code="unsupported-pixels")
 
 
 def _stored_values(

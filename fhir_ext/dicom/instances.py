@@ -64,10 +64,16 @@ class PixelFormat:
 
 @dataclass(frozen=True, slots=True)
 class Rescale:
-    """Modality LUT: value = stored * slope + intercept (PS3.3 C.11.1.1.2)."""
+    """Modality LUT: value = stored * slope + intercept (PS3.3 C.11.1.1.2).
+
+    Attributes:
+        hounsfield: the values are Hounsfield units, which fit whole into 16 bits; those of other
+            modalities may be of any size.
+    """
 
     slope: float
     intercept: float
+    hounsfield: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +238,7 @@ def read_rescale(
             raise RefusedInput("pixels do not become Hounsfield units", code="not-hounsfield")
         if slope <= 0:
             raise RefusedInput("the rescale slope is not positive", code="not-hounsfield")
-    rescale = Rescale(1.0 if slope is None else slope, intercept or 0.0)
+    rescale = Rescale(1.0 if slope is None else slope, intercept or 0.0, modality == "CT")
     if max(abs(rescale.slope), abs(rescale.intercept)) > _LARGEST_RESCALE:
         raise RefusedInput("the rescale is absurd", code="not-hounsfield")
     return rescale

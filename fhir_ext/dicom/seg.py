@@ -215,6 +215,8 @@ def _open(header: Dataset, raw: RawInstance, limits: LimitSettings) -> OpenedSeg
     storage = str(header.get("SOPClassUID") or "")
     if kind is None or storage not in (SegmentationStorage, _LABEL_MAP_STORAGE):
         raise RefusedInput("the instance is no segmentation", code="not-a-segmentation")
+    if kind == "FRACTIONAL" and not header.get("MaximumFractionalValue"):
+        raise RefusedInput("fractions of what is not told", code="unsupported-pixels")
     frames = SegmentFrames(header, raw, limits, packed=kind == "BINARY")
     described = [_identity(item) for item in header.get("SegmentSequence") or ()]
     # A LABELMAP may describe its background, which is number 0.
@@ -283,8 +285,8 @@ def _grid(groups: FunctionalGroups, count: int) -> SegGrid:
     column, row = directions[0, :3], directions[0, 3:]
     column, row = column / np.linalg.norm(column), row / np.linalg.norm(row)
     measures = groups.item(0, "PixelMeasuresSequence")
-    heights = np.unique(np.round(origins @ np.cross(column, row) / SAME_PLACE_MM)) * SAME_PLACE_MM
-    step = _plane_step(heights, measures)
+    steps = np.diff(np.sort(origins @ np.cross(column, row)))
+    step = _plane_step(steps[steps > SAME_PLACE_MM], measures)
     return SegGrid(origins, column, row, (float(spacings[0, 0]), float(spacings[0, 1])), step)
 
 
@@ -299,7 +301,7 @@ def _plane(groups: FunctionalGroups, index: int) -> tuple[float, ...]:
     return (*check_position(position), *orientation, *spacing)
 
 
-def _plane_step(heights: npt.NDArray[np.float64], measures: Dataset) -> float:
+def _plane_step(steps: npt.NDArray[np.float64], measures: Dataset) -> float:
     """Distance of planes: as stated, but never more than the nearest two are apart.
 
     Slice Thickness stands in where nothing else is said, and keeps a segmentation whose
@@ -307,7 +309,6 @@ def _plane_step(heights: npt.NDArray[np.float64], measures: Dataset) -> float:
     """
     stated = _number(measures, "SpacingBetweenSlices")
     thickness = _number(measures, "SliceThickness")
-    steps = np.diff(heights)
     nearest = float(steps.min()) if len(steps) else None
     known = [value for value in (stated or thickness, nearest) if value]
     if not known or min(known) < SAME_PLACE_MM:

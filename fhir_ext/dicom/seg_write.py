@@ -14,12 +14,11 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
-import highdicom
 import numpy as np
 import numpy.typing as npt
-from highdicom import AlgorithmIdentificationSequence
+from highdicom import AlgorithmIdentificationSequence, PlanePositionSequence
 from highdicom.seg import Segmentation as SegmentationObject
 from highdicom.seg import SegmentDescription
 from pydicom import Dataset
@@ -30,7 +29,7 @@ from pydicom.valuerep import DA, TM
 from fhir_ext.dicom.inherit import finish, local_time, restore, usable_header
 from fhir_ext.dicom.sr import SERIES_NUMBER_BASE
 from fhir_ext.dicom.sr_items import best, concept, our_scheme
-from fhir_ext.dicom.volume import CTVolume, Geometry
+from fhir_ext.dicom.volume import CTVolume
 from fhir_ext.resources import codes
 from fhir_ext.resources.codes import MANUFACTURER, Coding
 from fhir_ext.resources.ids import dicom_uid
@@ -90,13 +89,9 @@ def build_segmentation(
     local = local_time(_made(first), first)
     found = SegmentationObject(
         source_images=sources,
-        pixel_array=highdicom.Volume(
-            array=_stacked(drawn),
-            affine=_affine(volume.geometry),
-            coordinate_system="PATIENT",
-            frame_of_reference_uid=volume.geometry.frame_of_reference_uid,
-            channels=None if _disjoint(drawn) else {"SegmentNumber": range(1, len(drawn) + 1)},
-        ),
+        pixel_array=_stacked(drawn),
+        # Slices say where they lie, each by itself.
+        plane_positions=_frame_places(volume) if "NumberOfFrames" in first else None,
         segmentation_type="BINARY",
         segment_descriptions=[
             _description(model, inference_key, number, segment)
@@ -177,13 +172,15 @@ def _stacked(segments: Sequence[Segment]) -> npt.NDArray[np.uint8 | np.uint16]:
     return numbers
 
 
-def _affine(geometry: Geometry) -> npt.NDArray[np.float64]:
-    """From [slice, row, column] to (x, y, z) in mm of the LPS frame."""
-    found = np.eye(4)
-    for axis, step in enumerate((geometry.slice_step, geometry.row_step, geometry.column_step)):
-        found[:3, axis] = step
-    found[:3, 3] = geometry.origin
-    return found
+def _frame_places(volume: CTVolume) -> list[PlanePositionSequence]:
+    """Where the frames of an enhanced object lie.
+
+    Not as a highdicom.Volume: it knows no sheared stack, and takes directions that were rounded
+    to a few decimals for one.
+    """
+    geometry = volume.geometry
+    steps = np.outer(np.arange(len(volume.voxels)), geometry.slice_step)
+    return [PlanePositionSequence("PATIENT", place) for place in geometry.origin + steps]
 
 
 def _sources(volume: CTVolume) -> list[Dataset]:
@@ -195,7 +192,9 @@ def _sources(volume: CTVolume) -> list[Dataset]:
     """
     found = [usable_header(volume.evidence[0]), *volume.evidence[1:]]
     if "NumberOfFrames" not in found[0]:
-        return found
+        plane = found[0].ImageOrientationPatient
+        same = (item.ImageOrientationPatient == plane for item in found)
+        return [i if alike else _on(plane, i) for i, alike in zip(found, same, strict=True)]
     whole = copy.deepcopy(found[0])
     del whole.NumberOfFrames
     whole.SOPClassUID = CTImageStorage
@@ -203,12 +202,20 @@ def _sources(volume: CTVolume) -> list[Dataset]:
     _, row_mm, column_mm = geometry.spacing_mm
     whole.Rows, whole.Columns = volume.voxels.shape[1:]
     whole.PixelSpacing = [row_mm, column_mm]
-    whole.SliceThickness = geometry.spacing_mm[0]
     whole.ImagePositionPatient = list(geometry.origin)
     column = np.array(geometry.column_step) / column_mm
     row = np.array(geometry.row_step) / row_mm
+    # Along the normal: less than the length of a step where the stack leans.
+    whole.SliceThickness = abs(float(np.cross(column, row) @ np.array(geometry.slice_step)))
     whole.ImageOrientationPatient = [float(round(value, 9)) for value in (*column, *row)]
     return [whole]
+
+
+def _on(plane: Any, source: Dataset) -> Dataset:
+    """A header whose directions differ in the last digits only; highdicom wants them equal."""
+    found = copy.deepcopy(source)
+    found.ImageOrientationPatient = plane
+    return found
 
 
 def _refer_to(document: Dataset, sop_class_uid: str) -> None:

@@ -34,6 +34,8 @@ _BLUR: Final = 1.0
 _RIM: Final = 4
 _ROUNDS: Final = 4
 _CALLIPERS: Final = 36
+#: Half angle of the cone in which a vessel must go on beyond a cut: narrow enough for a bulge.
+_CONE: Final = np.radians(30)
 
 
 class TubeSettings(BaseModel):
@@ -199,10 +201,17 @@ class _Tube:
         return np.asarray(rays * reach[:, None])
 
     def goes_on(self, cut: _Cut, tangent: Floats) -> bool:
-        """Whether the vessel goes on for its radius on both sides of a cut."""
+        """Whether the vessel goes on for its radius on both sides of a cut.
+
+        Straight on, and within a cone: an end that is cut off obliquely lies beside the line,
+        and would turn the line aside.
+        """
         steps = np.arange(0.0, cut.narrowest / 2, 0.5 * min(self.spacing))
-        points = cut.centre + np.concatenate([steps, -steps])[:, None] * tangent
-        return bool((self._at(points) >= 0.5).all())
+        aside = np.stack(_basis(tangent))
+        cone = np.cos(_CONE) * tangent + np.sin(_CONE) * np.concatenate([aside, -aside])
+        points = steps[:, None, None] * np.concatenate([tangent[None], cone])
+        values = self._at(cut.centre + np.concatenate([points, -points]))
+        return bool((values >= 0.5).all())
 
 
 def _first_line(tube: _Tube, settings: TubeSettings) -> Floats:

@@ -84,6 +84,20 @@ def test_fractional_counts_from_one_half() -> None:
     np.testing.assert_array_equal(masks(found)[1], written[2:3] > 0.5)
 
 
+def test_positions_that_differ_in_the_last_digits_are_one_plane() -> None:
+    """Two segments of one plane, a tenth of a micrometre apart, made planes 0.01 mm thick."""
+    two = [segment(1), segment(2, SPLEEN, label="second")]
+    written = seg_dataset(GRID, labels(), two)
+    for group in written.PerFrameFunctionalGroupsSequence:
+        (identity,) = group.SegmentIdentificationSequence
+        x, y, z = (float(v) for v in group.PlanePositionSequence[0].ImagePositionPatient)
+        own = Dataset()
+        own.ImagePositionPatient = [x, y, z + 0.00485 + 0.0001 * identity.ReferencedSegmentNumber]
+        group.PlanePositionSequence = [own]
+    del written.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SpacingBetweenSlices
+    assert read(written).grid.plane_step == pytest.approx(2.0, abs=0.001)
+
+
 def label_map() -> Dataset:
     two = [segment(1), segment(2, SPLEEN, label="second")]
     return seg_dataset(GRID, labels(), two, kind="LABELMAP")
@@ -142,6 +156,13 @@ def _turned() -> Dataset:
     return written
 
 
+def _fractions_of_nothing() -> Dataset:
+    """Without Maximum Fractional Value a pixel of 1 in 255 was taken for all of the segment."""
+    written = seg_dataset(GRID, (labels() == 1) * 0.2, [segment(1)], kind="FRACTIONAL")
+    del written.MaximumFractionalValue
+    return written
+
+
 @pytest.mark.parametrize(
     ("make", "code"),
     [
@@ -156,6 +177,7 @@ def _turned() -> Dataset:
         (lambda: _changed("BitsAllocated", 16), "unsupported-pixels"),
         (lambda: _changed("NumberOfFrames", 2), "missing-geometry"),
         (_turned, "seg-geometry"),
+        (_fractions_of_nothing, "unsupported-pixels"),
     ],
 )  # fmt: skip
 def test_refusals(make: Any, code: str) -> None:
