@@ -89,14 +89,24 @@ class Registry:
         """What comes with this software, sorted by name."""
         return tuple(self._shipped[name] for name in sorted(self._shipped))
 
+    def site_versions(self) -> frozenset[tuple[str, str]]:
+        """(service, version) of each folder of the site that holds a manifest, readable or not."""
+        if self._site is None:
+            return frozenset()
+        found = (path.parent for path in self._site.glob(f"*/*/{MANIFEST}"))
+        # What is being copied has a name with a leading dot.
+        return frozenset(
+            (folder.parent.name, folder.name) for folder in found if folder.name[0] != "."
+        )
+
     def services(self) -> tuple[str, ...]:
         """Names of all installed services, sorted."""
-        own = {name for name, _ in self._site_versions()}
+        own = {name for name, _ in self.site_versions()}
         return tuple(sorted(own | self._shipped.keys()))
 
     def versions(self, service: str) -> tuple[str, ...]:
         """Installed versions of a service; the shipped one last."""
-        own = sorted(version for name, version in self._site_versions() if name == service)
+        own = sorted(version for name, version in self.site_versions() if name == service)
         shipped = self._shipped.get(service)
         return (*own, *([shipped.manifest.version] if shipped else []))
 
@@ -147,12 +157,12 @@ class Registry:
         """What a model version's own rule says of numbers that a human gave or confirmed.
 
         Returns:
-            None when that version, with its settings, is not installed any more, or the
-            service has no rule: then nobody here can say what follows.
+            None when that version, with its settings, is not installed any more or cannot be
+            read, or the service has no rule: then nobody here can say what follows.
         """
         try:
             manifest = self.manifest(model.id, model.version)
-        except NotInstalledError:
+        except (NotInstalledError, ManifestError):
             return None
         if manifest.identity().settings_hash != model.settings_hash:
             return None
@@ -163,15 +173,6 @@ class Registry:
         thresholds = module.Thresholds.model_validate(dict(manifest.thresholds))
         found: Conclusions = module.conclude(measurements, thresholds)
         return found
-
-    def _site_versions(self) -> frozenset[tuple[str, str]]:
-        if self._site is None:
-            return frozenset()
-        found = (path.parent for path in self._site.glob(f"*/*/{MANIFEST}"))
-        # What is being copied has a name with a leading dot.
-        return frozenset(
-            (folder.parent.name, folder.name) for folder in found if folder.name[0] != "."
-        )
 
     def _on_site(self, service: str, version: str) -> bool:
         """Whether the site has this one version; looked up by each study, so without a listing."""

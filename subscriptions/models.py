@@ -14,9 +14,9 @@ from fhir_ext.store.models import ModelStore
 from fhir_ext.store.repository import Repository
 from models.lifecycle import AT_WORK, VersionState
 from models.registry import Registry
-from operations.model_registry.actor import MODEL_CHANGED, Actor
+from operations.model_registry.actor import MODEL_CHANGED, Actor, tell
 from operations.model_registry.build import with_networks
-from operations.model_registry.publish import publish_version
+from operations.model_registry.publish import publish_version, publish_versions
 from operations.model_registry.service import TEST, ModelRegistryService
 from operations.model_registry.states import recalled_in, seed, states
 from subscriptions.chores import Handler
@@ -81,6 +81,16 @@ class WorkerModels:
             TEST: RunCases(self.service),
             MODEL_CHANGED: TellChange(fhir, self.service, self.registry, audit),
         }
+
+    def publish(self, fhir: FhirClient) -> None:
+        """Tell what a command left untold that died too early, and bring all Devices in line.
+
+        Raises:
+            UpstreamError: HAPI is down.
+            ParkedWork: see `states`.
+        """
+        tell(self.service.store, self.service.queue)
+        publish_versions(fhir, self.registry, self.states())
 
     def prepare(self) -> None:
         """Import what runs the versions at work, so that the first study does not wait for it.

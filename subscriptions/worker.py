@@ -26,7 +26,6 @@ from models.runtime.lane import BatchRan
 from operations.analyze.rules import load_rules
 from operations.analyze.service import AnalyzeService
 from operations.model_drift.service import DriftService
-from operations.model_registry.publish import publish_versions
 from operations.model_registry.recall import RECALL, Recaller
 from operations.review.service import CORRECT_SR
 from operations.risk_score.rescore import Rescorer
@@ -217,11 +216,7 @@ def running_worker(settings: Settings, metrics: Metrics) -> Iterator[None]:
             intake.sweep_interval,
             lambda: sweep_findings(fhir, queue, repository, intake.sweep_overlap),
         ),
-        Loop(
-            "publish-models",
-            minute,
-            lambda: publish_versions(fhir, models.registry, models.states()),
-        ),
+        Loop("publish-models", minute, lambda: models.publish(fhir)),
         Loop("recalls", intake.sweep_interval, lambda: watch_recalls(fhir, queue)),
         Loop("take-over", ttl / 2, lambda: take_over_dead_workers(repository, holder, ttl)),
         Loop("park-crashed", timedelta(seconds=10), lambda: park_crashed(repository, analyze)),

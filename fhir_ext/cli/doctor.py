@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -164,7 +165,9 @@ def _models(parts: Parts) -> list[Finding]:
     for service in sorted({row.service for row in at_work} - active):
         seen = "no active version; nothing is written but by a canary"
         findings.append(Finding(f"model {service}", True, seen))
-    return findings or [Finding("models", True, "no version is at work")]
+    if not findings:
+        findings.append(Finding("models", True, "no version is at work"))
+    return [*findings, *_taken_up(parts, rows), *_without_row(parts.settings, registry, rows)]
 
 
 def _model(row: VersionRow, registry: Registry) -> Finding:
@@ -186,6 +189,33 @@ def _model(row: VersionRow, registry: Registry) -> Finding:
         advice = f"`fhir-ext model test {row.service} {row.version}`"
         return Finding(name, False, f"version {row.version}, {state}: {said}", advice)
     return Finding(name, True, f"version {row.version}, {state}")
+
+
+def _taken_up(parts: Parts, rows: Iterable[VersionRow]) -> Iterator[Finding]:
+    """Versions of the site that are drafts since their folder was found without a row."""
+    from models.lifecycle import State
+
+    for row in rows:
+        if row.shipped or row.state is not State.DRAFT:
+            continue
+        (last,) = parts.models.history(row.service, row.version, limit=1)
+        if last.action == "seed":
+            name = f"{row.service} {row.version}"
+            seen = f"version {row.version}, draft: taken up from its folder"
+            advice = f"`fhir-ext model test {name}`, then activate it; or `model retire` it"
+            yield Finding(f"model {row.service}", False, seen, advice)
+
+
+def _without_row(
+    settings: Settings, registry: Registry, rows: Iterable[VersionRow]
+) -> Iterator[Finding]:
+    """Folders of the site that were not taken up."""
+    known = {(row.service, row.version) for row in rows}
+    for service, version in sorted(registry.site_versions() - known):
+        folder = settings.models.folder / service / version
+        seen = f"version {version}: its folder is damaged, or was not taken up yet"
+        advice = f"`fhir-ext model validate {folder}`; `fhir-ext migrate` takes it up"
+        yield Finding(f"model {service}", False, seen, advice)
 
 
 def _parked(parts: Parts) -> list[Finding]:

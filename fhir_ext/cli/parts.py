@@ -40,7 +40,7 @@ def load_settings() -> Settings:
 def prepare_stores(settings: Settings) -> None:
     """Migrate both databases, and put what our resources and operations are into HAPI.
 
-    Model versions that this software ships get their rows.
+    Model versions that this software ships, and those of the site, get their rows.
     """
     from fhir_ext.resources.conformance import load_bundle
     from operations.model_registry.states import recalled_in, seed
@@ -52,7 +52,7 @@ def prepare_stores(settings: Settings) -> None:
     migrate_queue(settings.database.url)
     queue = WorkQueue(settings.database.url)
     fhir = FhirClient(settings.fhir)
-    seed(ModelStore(engine), Registry(), queue, recalled_in(fhir))
+    seed(ModelStore(engine), Registry(site=settings.models.folder), queue, recalled_in(fhir))
     queue.close()
     engine.dispose()
     fhir.transaction(load_bundle(*REVIEW, RISK_SCORE))

@@ -45,12 +45,14 @@ class Cause:
         action: what was done.
         who, how: by whom, by which way.
         reason: in words, where one was given.
+        caller: what else the audit says of who asked; JSON, kept until it is told.
     """
 
     action: str
     who: str
     how: str
     reason: str | None = None
+    caller: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,19 @@ class ModelStore:
                 query = query.where(ModelEvent.version == version)
             return session.exec(query).all()
 
+    def untold(self) -> Sequence[ModelEvent]:
+        """What the audit has not been told of yet, oldest first."""
+        with self._session() as session:
+            query = select(ModelEvent).where(col(ModelEvent.untold).is_not(sa.null()))
+            return session.exec(query.order_by(col(ModelEvent.id))).all()
+
+    def mark_told(self, events: Iterable[ModelEvent]) -> None:
+        """The audit of these is in the queue."""
+        table = ModelEvent.__table__  # type: ignore[attr-defined]
+        ids = [event.id for event in events]
+        with self.engine.begin() as connection:
+            connection.execute(sa.update(table).where(table.c.id.in_(ids)).values(untold=sa.null()))
+
     def _session(self) -> Session:
         return Session(self.engine, expire_on_commit=False)
 
@@ -220,6 +235,7 @@ def _event(row: ModelVersion, from_state: str | None, cause: Cause, moment: date
         how=cause.how,
         reason=cause.reason,
         digest=row.digest,
+        untold=dict(cause.caller),
     )
 
 

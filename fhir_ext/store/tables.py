@@ -180,6 +180,8 @@ class ModelEvent(SQLModel, table=True):
 
     `action` is a name of `model_registry.rights`, or `seed` and `upgrade` by the software;
     `how` is `cli`, `rest` or `software`; `who` is an account of the machine or of the issuer.
+    `untold` is what the audit says of the caller beside that, until its AuditEvent is in the
+    queue; null from then on.
     """
 
     __tablename__ = "model_event"
@@ -196,3 +198,6 @@ class ModelEvent(SQLModel, table=True):
     how: str
     reason: str | None = None
     digest: str
+    untold: dict[str, Any] | None = Field(
+        default=None, sa_column=Column(JSON(none_as_null=True), nullable=True)
+    )

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Final, Literal, Protocol
+from datetime import datetime
+from typing import Any, Final, Literal
 
 from fhir_ext.audit.record import AccessRecord
 from fhir_ext.errors import ForbiddenError
 from fhir_ext.resources.context import instant
 from fhir_ext.resources.ids import device_id, model_event_id
-from fhir_ext.results import ModelIdentity
+from fhir_ext.store.models import ModelStore
 from fhir_ext.store.tables import ModelEvent
+from operations.model_registry.recall import ChoreQueue, start_recall
 from operations.model_registry.rights import Action
+from operations.model_registry.rows import VersionRow
 
 #: Chore that tells the FHIR server: Device and card as they are now, and an AuditEvent.
 MODEL_CHANGED: Final = "model-changed"
 
 #: How the programs of ours are called in the audit.
 _CLIENTS: Final = {"cli": "fhir-ext-cli", "software": "fhir-ext"}
-
-
-class ChoreQueue(Protocol):
-    """The part of the queue that is needed."""
-
-    def enqueue_chore(self, name: str, key: str, payload: Mapping[str, object]) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +43,16 @@ class Actor:
     personas: tuple[str, ...] = ()
     address: str | None = None
 
+    @property
+    def caller(self) -> dict[str, Any]:
+        """What the audit says of who acts, beside `who` and `how`; JSON."""
+        return {
+            "client_id": self.client_id,
+            "fhir_user": self.fhir_user,
+            "personas": list(self.personas),
+            "address": self.address,
+        }
+
     def require(self, action: Action) -> None:
         """Raise unless something may be done.
 
@@ -62,19 +69,31 @@ class Actor:
 SOFTWARE: Final = Actor("fhir-ext", "software")
 
 
-def tell(
-    queue: ChoreQueue,
-    events: Sequence[ModelEvent],
-    identities: Sequence[ModelIdentity],
-    actor: Actor,
-) -> None:
-    """Have one AuditEvent written about one command, and the Devices brought up to date.
+def tell(store: ModelStore, queue: ChoreQueue) -> int:
+    """Have one AuditEvent written about each command that is not told yet, the Devices brought
+    up to date, and what a recalled version wrote withdrawn.
 
-    Args:
-        events: what it changed, at least one; the last one is what it was about.
-        identities: of the versions of the events.
+    The rows say what is left, so that it is lost with no process: whoever comes next tells it.
+    Told twice it is the same chore.
+
+    Returns:
+        How many commands there were.
     """
+    commands: dict[tuple[str, datetime], list[ModelEvent]] = {}
+    for event in store.untold():
+        commands.setdefault((event.service, event.at), []).append(event)
+    for events in commands.values():
+        _enqueue(store, queue, events)
+        store.mark_told(events)
+    return len(commands)
+
+
+def _enqueue(store: ModelStore, queue: ChoreQueue, events: Sequence[ModelEvent]) -> None:
+    """Put what one command changed into the queue; the last row is what it was about."""
     event = events[-1]
+    caller = event.untold or {}
+    rows = (store.version(item.service, item.version) for item in events)
+    identities = [VersionRow.of(row).identity for row in rows if row is not None]
     key = model_event_id(event.service, event.version, event.at.isoformat(), event.action)
     record = AccessRecord(
         request_id=key,
@@ -83,14 +102,17 @@ def tell(
         action="E",
         outcome="0",
         # 0: nothing that was asked over HTTP through the gateway.
-        http_status=200 if actor.how == "rest" else 0,
-        client_id=actor.client_id or _CLIENTS.get(actor.how),
-        subject=None if actor.how == "software" else actor.who,
-        fhir_user=actor.fhir_user,
-        personas=actor.personas,
-        network_address=actor.address,
+        http_status=200 if event.how == "rest" else 0,
+        client_id=caller.get("client_id") or _CLIENTS.get(event.how),
+        subject=None if event.how == "software" else event.who,
+        fhir_user=caller.get("fhir_user"),
+        personas=tuple(caller.get("personas", ())),
+        network_address=caller.get("address"),
         operation=f"model-{event.action}",
         resources=tuple(f"Device/{device_id(identity)}" for identity in identities),
     )
     changed = [[identity.id, identity.version] for identity in identities]
     queue.enqueue_chore(MODEL_CHANGED, key, {"versions": changed, "records": [asdict(record)]})
+    if event.action == Action.RECALL:
+        one = identities[-1]
+        start_recall(queue, one.id, one.version, one.settings_hash, event.reason or "", event.who)

@@ -8,7 +8,7 @@ from fhir_ext.settings import Settings
 from fhir_ext.store.models import ModelStore
 from fhir_ext.store.repository import Repository
 from models.registry import Installed, Registry
-from operations.model_registry.actor import ChoreQueue
+from operations.model_registry.recall import ChoreQueue
 from operations.model_registry.report import CasesReport
 from operations.model_registry.service import ModelRegistryService
 
@@ -44,6 +44,7 @@ def with_networks(
         options = Options(
             max_batch=installed.manifest.batching.max_size,
             max_weights_bytes=settings.models.weights_bytes,
+            isolated_bytes=settings.models.isolated_bytes,
             guard=OutgoingGuard(settings.outgoing),
             auth=settings.models.remote_auth,
         )

@@ -8,8 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from fhir_ext.results import ModelIdentity
+from fhir_ext.store.repository import now
 from fhir_ext.store.tables import ModelEvent, ModelVersion
 from models.lifecycle import State
+from models.registry import Installed
 
 Json = dict[str, Any]
 
@@ -81,6 +83,27 @@ class VersionRow:
             "software": self.tested_software,
             "digest": self.tested_digest,
         }
+
+
+def new_row(installed: Installed, digest: str, state: State) -> ModelVersion:
+    """The row of a version that has none yet.
+
+    Args:
+        digest: over its files.
+    """
+    identity, moment = installed.manifest.identity(), now()
+    return ModelVersion(
+        service=identity.id,
+        version=identity.version,
+        settings_hash=identity.settings_hash,
+        title=identity.title,
+        state=state,
+        shipped=installed.shipped,
+        folder=str(installed.folder),
+        digest=digest,
+        installed_at=moment,
+        changed_at=moment,
+    )
 
 
 def event_json(event: ModelEvent) -> Json:

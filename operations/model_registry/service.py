@@ -21,19 +21,18 @@ from fhir_ext.logs import event as log_event
 from fhir_ext.logs import get_logger
 from fhir_ext.settings import ModelSettings
 from fhir_ext.store.models import CasesRun, Cause, ModelStore, Move
-from fhir_ext.store.repository import now
 from fhir_ext.store.tables import ModelEvent, ModelVersion
 from models.lifecycle import State, may_follow
 from models.registry import Installed, NotInstalledError, Registry
-from operations.model_registry.actor import Actor, ChoreQueue, tell
+from operations.model_registry.actor import Actor, tell
 from operations.model_registry.folder import Inspection, digest_of, inspect_folder
 from operations.model_registry.install import Placed, inbox_folder, place
 from operations.model_registry.past import active_versions
 from operations.model_registry.readiness import require_tested, require_unchanged
-from operations.model_registry.recall import start_recall
+from operations.model_registry.recall import ChoreQueue, start_recall
 from operations.model_registry.report import CasesReport
 from operations.model_registry.rights import Action
-from operations.model_registry.rows import VersionRow
+from operations.model_registry.rows import VersionRow, new_row
 
 log = get_logger(__name__)
 
@@ -103,11 +102,10 @@ class ModelRegistryService:
         manifest = placed.manifest
         if self.store.version(manifest.id, manifest.version) is None:
             try:
-                events = self.store.add(_new_row(placed), _cause(Action.INSTALL, actor))
+                self._tell(self.store.add(_new_row(placed), _cause(Action.INSTALL, actor)))
             except ConflictError:
                 # Somebody else installed the same files at the same time.
                 return self.version(manifest.id, manifest.version)
-            self._tell(events, actor)
         return self.version(manifest.id, manifest.version)
 
     def validate_inbox(self, name: str, actor: Actor) -> Inspection:
@@ -155,7 +153,7 @@ class ModelRegistryService:
         tested = CasesRun(report.passed, digest, fhir_ext.__version__, kept)
         said = "passed" if report.passed else "failed"
         cause = _cause(Action.TEST, actor, said)
-        self._tell([self.store.record_test(service, version, tested, cause)], actor)
+        self._tell([self.store.record_test(service, version, tested, cause)])
         return self.version(service, version)
 
     def request_test(self, service: str, version: str, actor: Actor) -> str:
@@ -202,7 +200,7 @@ class ModelRegistryService:
             actor.require(Action.CANARY)
         _require_follows(row, State.SHADOW)
         require_tested(row, installed, needs_cases=False)
-        return self._moved([_move(row, State.SHADOW)], _cause(Action.SHADOW, actor), actor)
+        return self._moved([_move(row, State.SHADOW)], _cause(Action.SHADOW, actor))
 
     def canary(self, service: str, version: str, share: float, actor: Actor) -> VersionRow:
         """Let a version write in place of the active one, for a share of the studies.
@@ -224,7 +222,7 @@ class ModelRegistryService:
             )
         require_tested(row, installed, needs_cases=True)
         move = _move(row, State.CANARY, share)
-        return self._moved([move], _cause(Action.CANARY, actor), actor)
+        return self._moved([move], _cause(Action.CANARY, actor))
 
     def activate(self, service: str, version: str, actor: Actor) -> VersionRow:
         """Make a version the one that writes; the one before it is retired.
@@ -238,7 +236,7 @@ class ModelRegistryService:
             return row
         _require_follows(row, State.ACTIVE)
         require_tested(row, installed, needs_cases=True)
-        return self._replace(row, _cause(Action.ACTIVATE, actor), actor)
+        return self._replace(row, _cause(Action.ACTIVATE, actor))
 
     def retire(
         self, service: str, version: str, actor: Actor, reason: str | None = None
@@ -254,7 +252,7 @@ class ModelRegistryService:
             return row
         _require_follows(row, State.RETIRED)
         cause = _cause(Action.RETIRE, actor, reason)
-        return self._moved([_move(row, State.RETIRED)], cause, actor)
+        return self._moved([_move(row, State.RETIRED)], cause)
 
     def rollback(self, service: str, actor: Actor, reason: str | None = None) -> VersionRow:
         """Go back to the version that was active before; the present one is retired.
@@ -271,7 +269,7 @@ class ModelRegistryService:
             raise NotInstalledError("no version of this service is installed")
         row = self._earlier(service)
         require_unchanged(row, self.registry.find(service, row.version))
-        return self._replace(row, _cause(Action.ROLLBACK, actor, reason), actor)
+        return self._replace(row, _cause(Action.ROLLBACK, actor, reason))
 
     def recall(self, service: str, version: str, reason: str, actor: Actor) -> VersionRow:
         """Withdraw a version and everything that it wrote; it never comes back.
@@ -284,11 +282,11 @@ class ModelRegistryService:
         actor.require(Action.RECALL)
         reason = _reason(reason)
         row = self.version(service, version)
-        # The queue knows a key for good; what is asked for once more is to run once more.
-        again = uuid.uuid4().hex[:8] if row.state is State.RECALLED else ""
         if row.state is not State.RECALLED:
             cause = _cause(Action.RECALL, actor, reason)
-            row = self._moved([_move(row, State.RECALLED)], cause, actor)
+            return self._moved([_move(row, State.RECALLED)], cause)
+        # The queue knows a key for good; what is asked for once more is to run once more.
+        again = uuid.uuid4().hex[:8]
         start_recall(
             self.queue, service, version, row.settings_hash, reason, actor.who, again=again
         )
@@ -321,39 +319,28 @@ class ModelRegistryService:
             raise ConflictError("the version before was recalled", code="model-no-earlier")
         return row
 
-    def _replace(self, row: VersionRow, cause: Cause, actor: Actor) -> VersionRow:
+    def _replace(self, row: VersionRow, cause: Cause) -> VersionRow:
         """Make a version active in place of the present one."""
         moves = []
         present = self._in_state(row.service, State.ACTIVE)
         if present is not None:
             why = f"{row.version} takes its place"
             moves.append(_move(present, State.RETIRED, reason=why))
-        return self._moved([*moves, _move(row, State.ACTIVE)], cause, actor)
+        return self._moved([*moves, _move(row, State.ACTIVE)], cause)
 
-    def _moved(self, moves: Sequence[Move], cause: Cause, actor: Actor) -> VersionRow:
-        self._tell(self.store.move(moves, cause), actor)
+    def _moved(self, moves: Sequence[Move], cause: Cause) -> VersionRow:
+        self._tell(self.store.move(moves, cause))
         return self.version(moves[-1].service, moves[-1].version)
 
-    def _tell(self, events: Sequence[ModelEvent], actor: Actor) -> None:
-        identities = [self.version(item.service, item.version).identity for item in events]
-        tell(self.queue, events, identities, actor)
+    def _tell(self, events: Sequence[ModelEvent]) -> None:
+        tell(self.store, self.queue)
         last = events[-1]
         log_event(log, "model-changed", service=last.service, operation=last.action)
 
 
 def _new_row(placed: Placed) -> ModelVersion:
-    identity, moment = placed.manifest.identity(), now()
-    return ModelVersion(
-        service=identity.id,
-        version=identity.version,
-        settings_hash=identity.settings_hash,
-        title=identity.title,
-        state=State.DRAFT,
-        folder=str(placed.folder),
-        digest=placed.digest,
-        installed_at=moment,
-        changed_at=moment,
-    )
+    installed = Installed(placed.manifest, placed.folder, shipped=False)
+    return new_row(installed, placed.digest, State.DRAFT)
 
 
 def _move(row: VersionRow, state: State, share: float = 0.0, reason: str | None = None) -> Move:
@@ -361,7 +348,7 @@ def _move(row: VersionRow, state: State, share: float = 0.0, reason: str | None 
 
 
 def _cause(action: Action, actor: Actor, reason: str | None = None) -> Cause:
-    return Cause(action, actor.who, actor.how, _reason(reason) if reason else None)
+    return Cause(action, actor.who, actor.how, _reason(reason) if reason else None, actor.caller)
 
 
 def _reason(text: str) -> str:

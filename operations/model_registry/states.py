@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fhir_ext.clients.fhir import FhirClient
-from fhir_ext.errors import ConflictError, ParkedWork
+from fhir_ext.errors import CallerError, ConflictError, ParkedWork, SettingsError
 from fhir_ext.logs import event as log_event
 from fhir_ext.logs import get_logger
 from fhir_ext.resources.device import is_recalled
 from fhir_ext.resources.ids import device_id
 from fhir_ext.results import ModelIdentity
 from fhir_ext.store.models import Cause, ModelStore, Move
-from fhir_ext.store.repository import Repository, now
+from fhir_ext.store.repository import Repository
 from fhir_ext.store.tables import ModelEvent, ModelVersion
 from models.lifecycle import AT_WORK, State, VersionState, crowded
 from models.registry import Installed, Registry
-from operations.model_registry.actor import SOFTWARE, ChoreQueue, tell
-from operations.model_registry.folder import digest_of
-from operations.model_registry.rows import VersionRow
+from operations.model_registry.actor import SOFTWARE, tell
+from operations.model_registry.folder import digest_of, inspect_folder
+from operations.model_registry.install import require_usable
+from operations.model_registry.recall import ChoreQueue
+from operations.model_registry.rows import new_row
 
 log = get_logger(__name__)
 
@@ -58,11 +61,14 @@ def seed(
     queue: ChoreQueue,
     recalled: Recalled = lambda model: False,
 ) -> None:
-    """Give every shipped version its row; a repeat changes nothing.
+    """Give every version that stands here its row; a repeat changes nothing.
 
-    A service that is new here is active, unless its manifest says that it is switched on by
-    hand. Where the software brings another version than before, the one before is retired,
-    and the new one takes its place if that was the active one.
+    A shipped service that is new here is active, unless its manifest says that it is switched
+    on by hand. Where the software brings another version than before, the one before is
+    retired, and the new one takes its place if that was the active one.
+
+    A version of the site without a row was installed into a database that is lost, or somebody
+    put its folder there: it is a draft, whatever it was. One whose folder is damaged gets none.
 
     Args:
         recalled: asked of each version that has no row here yet.
@@ -72,16 +78,39 @@ def seed(
     """
     for installed in registry.shipped():
         try:
-            _Seeding(store, queue, installed, recalled).run()
+            _Seeding(store, installed, recalled).run()
         except ConflictError:
             # A second worker that starts at the same time did it.
-            _Seeding(store, queue, installed, recalled).run()
+            _Seeding(store, installed, recalled).run()
+    for service, version in sorted(registry.site_versions()):
+        if store.version(service, version) is None:
+            _take_up(store, registry, service, version, recalled)
+    tell(store, queue)
+
+
+def _take_up(
+    store: ModelStore, registry: Registry, service: str, version: str, recalled: Recalled
+) -> None:
+    try:
+        installed = registry.find(service, version)
+        require_usable(inspect_folder(installed.folder, sys.maxsize))
+        digest = digest_of(installed.folder)
+    except (CallerError, SettingsError, OSError) as error:
+        code = getattr(error, "code", "model-files-changed")
+        log_event(log, "model-folder-damaged", service=service, version=version, code=code)
+        return
+    state = State.RECALLED if recalled(installed.manifest.identity()) else State.DRAFT
+    try:
+        store.add(new_row(installed, digest, state), _cause("seed"))
+    except ConflictError:
+        # A second worker was quicker, or it is being installed.
+        return
+    log_event(log, "model-taken-up", service=service, version=version, state=state.value)
 
 
 @dataclass(frozen=True, slots=True)
 class _Seeding:
     store: ModelStore
-    queue: ChoreQueue
     installed: Installed
     recalled: Recalled
 
@@ -96,16 +125,16 @@ class _Seeding:
             Move(row.service, row.version, row.state, State.RETIRED, reason="its code is gone")
             for row in gone
         ]
-        cause = Cause("upgrade" if gone else "seed", SOFTWARE.who, SOFTWARE.how)
+        cause = _cause("upgrade" if gone else "seed")
         if present is None:
             state = self._first_state(heir, known=bool(rows))
-            self._tell(self.store.add(self._row(state), cause, moves))
+            _say(self.store.add(self._row(state), cause, moves))
             return
         self._describe(present)
         if heir and State(present.state) is not State.RECALLED:
             moves.append(Move(present.service, present.version, present.state, State.ACTIVE))
         if moves:
-            self._tell(self.store.move(moves, cause))
+            _say(self.store.move(moves, cause))
 
     def _first_state(self, heir: bool, known: bool) -> State:
         """Where a version begins that was not here before.
@@ -120,19 +149,7 @@ class _Seeding:
         return State.ACTIVE if heir or (switched_on and not known) else State.DRAFT
 
     def _row(self, state: State) -> ModelVersion:
-        identity, moment = self.installed.manifest.identity(), now()
-        return ModelVersion(
-            service=identity.id,
-            version=identity.version,
-            settings_hash=identity.settings_hash,
-            title=identity.title,
-            state=state,
-            shipped=True,
-            folder=str(self.installed.folder),
-            digest=digest_of(self.installed.folder),
-            installed_at=moment,
-            changed_at=moment,
-        )
+        return new_row(self.installed, digest_of(self.installed.folder), state)
 
     def _describe(self, present: ModelVersion) -> None:
         """Follow what the software ships under the same version, such as corrected code."""
@@ -145,13 +162,13 @@ class _Seeding:
         if wanted:
             self.store.describe(present.service, present.version, **wanted)
 
-    def _tell(self, events: list[ModelEvent]) -> None:
-        rows: Iterable[ModelVersion | None] = (
-            self.store.version(event.service, event.version) for event in events
-        )
-        identities = [VersionRow.of(row).identity for row in rows if row is not None]
-        tell(self.queue, events, identities, SOFTWARE)
-        log_event(log, "model-changed", service=events[-1].service, operation=events[-1].action)
+
+def _say(events: list[ModelEvent]) -> None:
+    log_event(log, "model-changed", service=events[-1].service, operation=events[-1].action)
+
+
+def _cause(action: str) -> Cause:
+    return Cause(action, SOFTWARE.who, SOFTWARE.how, caller=SOFTWARE.caller)
 
 
 #: States that end when the code of a version is gone.

@@ -110,6 +110,20 @@ def test_a_test_is_kept(store: ModelStore) -> None:
     assert row.tested_at.tzinfo is not None
 
 
+def test_what_is_untold_is_told_once(store: ModelStore) -> None:
+    add(store, "told", "1.0.0")
+    cause = Cause("retire", "ann", "rest", caller={"client_id": "console", "personas": []})
+    store.move([Move("told", "1.0.0", "active", "retired")], cause)
+    left = [event for event in store.untold() if event.service == "told"]
+    assert [(event.action, event.untold) for event in left] == [
+        ("install", {}),
+        ("retire", cause.caller),
+    ]
+    store.mark_told(left)
+    assert [event for event in store.untold() if event.service == "told"] == []
+    assert [event.untold for event in store.events("told")] == [None, None]
+
+
 def test_what_is_shipped_is_seeded_by_several_workers_at_once(store: ModelStore) -> None:
     registry, queue = Registry(), NotedQueue()
     with ThreadPoolExecutor(3) as pool:

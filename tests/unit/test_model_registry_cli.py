@@ -122,6 +122,24 @@ def test_the_doctor_sees_files_that_changed_or_went(parts: Parts, tmp_path: Path
     assert not all(finding.ok for finding in doctor._models(parts))
 
 
+def test_the_doctor_names_what_was_taken_up_and_what_could_not_be(
+    parts: Parts, tmp_path: Path
+) -> None:
+    site = tmp_path / "site" / LUNG
+    write_model(site / "1.1.0", lung_manifest("1.1.0"))
+    write_model(site / "1.2.0", lung_manifest("1.2.0")).joinpath("manifest.yaml").write_text("no")
+    seed(ModelStore(parts.repository.engine), parts.models.registry, parts.queue)
+    said = [finding for finding in doctor._models(parts) if not finding.ok]
+    assert [finding.seen for finding in said] == [
+        "version 1.1.0, draft: taken up from its folder",
+        "version 1.2.0: its folder is damaged, or was not taken up yet",
+    ]
+    assert f"validate {site / '1.2.0'}" in said[1].advice
+    assert "1.1.0" in call("list")
+    call("retire", LUNG, "1.1.0", "--reason", "was off")
+    assert len([finding for finding in doctor._models(parts) if not finding.ok]) == 1
+
+
 def test_the_doctor_says_that_two_versions_are_active(parts: Parts, tmp_path: Path) -> None:
     call("install", str(lung_folder(tmp_path, "1.1.0")))
     with parts.repository.engine.begin() as connection:
