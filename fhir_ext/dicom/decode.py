@@ -42,6 +42,8 @@ NATIVE = frozenset({str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian)})
 _INT16 = np.iinfo(np.int16)
 #: A byte of RLE becomes at most 64 bytes of pixels (PS3.5 G.3: two bytes give up to 128).
 _RLE_EXPANSION = 64
+#: The top of CT numbers of 12 bits: from here on a value that is named as padding is one.
+_NO_TISSUE_HU = 3071
 #: A slope below 1 must leave so many whole numbers of the range of the stored values.
 _FEWEST_STEPS = 256
 #: EOI of JPEG and JPEG-LS, EOC of JPEG 2000.
@@ -191,8 +193,8 @@ def to_hounsfield(
 ) -> None:
     """Write one frame as modality values, rounded to int16; Hounsfield units are clipped to it.
 
-    Bits beyond BitsStored are dropped, signs extended, and padding that lies below
-    PADDING_HU is set to it; padding inside the scale cannot be told from tissue.
+    Bits beyond BitsStored are dropped, signs extended, and padding that lies below PADDING_HU or
+    above all tissue is set to it; padding inside the scale cannot be told from tissue.
 
     Args:
         samples: stored values (rows, columns), uint8, int16 or uint16.
@@ -273,12 +275,9 @@ def _replace_padding(
         min(max(round(value * rescale.slope + rescale.intercept), _INT16.min), _INT16.max)
         for value in padding
     )
-    high = min(high, PADDING_HU - 1)
-    if low > high:
-        return
-    where = out == low if low == high else (out >= low) & (out <= high)
-    if where.any():
-        np.copyto(out, np.int16(PADDING_HU), where=where)
+    for first, last in ((low, min(high, PADDING_HU - 1)), (max(low, _NO_TISSUE_HU), high)):
+        if first <= last:
+            out[(out >= first) & (out <= last)] = PADDING_HU
 
 
 def _imagecodecs(function: Callable[..., Samples], frame: bytes, _: PixelFormat) -> Samples:

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset
 
-#: What padding voxels darker than air become, in HU (PixelPaddingValue, PS3.3 C.7.5.1.1.2).
+#: What padding voxels darker than air or brighter than tissue become, in HU (PixelPaddingValue,
+#: PS3.3 C.7.5.1.1.2).
 PADDING_HU = -1024
 
 #: Every code of `RejectedInstance`, with its meaning (CodeSystem `refusal-reason`).
@@ -134,7 +135,7 @@ class CTVolume:
             after rescale (PS3.3 C.7.6.16.2.9), slices in the direction of
             `geometry.slice_step`, which is the side that the cross product of row and
             column direction points to. Values beyond int16 are clipped; padding darker
-            than air is PADDING_HU.
+            than air or brighter than tissue is PADDING_HU.
         geometry: where it lies.
         acquisition: header values for the gates.
         study_instance_uid, series_instance_uid: where it came from.

@@ -85,7 +85,7 @@ def _calcium(values: Mapping[Key, float], limits: Thresholds) -> Issue | None:
     return Issue(
         code="coronary-calcium",
         severity="low" if score < limits.cac_drs_2 else "moderate",
-        detail=f"Agatston score {score:.0f}, CAC-DRS {category}.",
+        detail=f"Agatston score {score:.1f}, CAC-DRS {category}.",
         evidence=(AGATSTON,),
     )
 
@@ -98,7 +98,7 @@ def _aorta(values: Mapping[Key, float], limits: Thresholds) -> Issue | None:
         code="thoracic-aorta-dilated",
         severity="high" if width >= limits.ascending_aorta_high_mm else "moderate",
         detail=(
-            f"The ascending aorta is {width:.0f} mm wide; "
+            f"The ascending aorta is {width:.1f} mm wide; "
             f"{limits.ascending_aorta_mm:g} mm or more is dilated."
         ),
         evidence=(DIAMETER,),
@@ -110,10 +110,10 @@ def _trunk(values: Mapping[Key, float], limits: Thresholds) -> Issue | None:
     ratio = values.get((RATIO, Region.PULMONARY_TRUNK))
     said, evidence = [], []
     if width is not None and width > limits.pulmonary_trunk_mm:
-        said.append(f"{width:.0f} mm wide (limit {limits.pulmonary_trunk_mm:g} mm)")
+        said.append(f"{width:.1f} mm wide (limit {limits.pulmonary_trunk_mm:g} mm)")
         evidence.append(DIAMETER)
     if ratio is not None and ratio > limits.pa_aorta_ratio:
-        said.append(f"{ratio:.2f} of the ascending aorta (limit {limits.pa_aorta_ratio:g})")
+        said.append(f"{ratio:.3f} of the ascending aorta (limit {limits.pa_aorta_ratio:g})")
         evidence.append(RATIO)
     if not said:
         return None

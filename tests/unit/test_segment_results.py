@@ -56,7 +56,7 @@ def test_sides_are_said_of_pairs_only() -> None:
 def test_the_issue_rests_on_the_scores() -> None:
     (issue,) = resources(result_bundle(RESULT, context(RESULT)), "DetectedIssue")
     assert issue["code"]["coding"][0]["code"] == "coronary-calcium"
-    assert issue["detail"].startswith("Agatston score 1024, CAC-DRS A3")
+    assert issue["detail"].startswith("Agatston score 1024.0, CAC-DRS A3")
     assert len(issue["evidence"][0]["detail"]) == 1
 
 

@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 from analytic import Mask, arch, ball, geometry_of, places, structure, tube, volume_of
+from said_samples import assert_words, with_words
 from seg_samples import SPLEEN, seg, segment
 
 from fhir_ext.dicom.volume import CTVolume, GeometryIssue
 from fhir_ext.results import Measurement, Refusal, Region
 from models.registry import Registry
 from models.runtime.host import Host
-from models.segment_measurements.service import SegmentMeasurements, SegmentOutput, create
+from models.segment_measurements.service import SegmentMeasurements, create
 from models.segment_measurements.tissue import core, mean_hu
 from models.segmentation.structures import Structures
-from models.service import ModelInput
+from models.service import ModelInput, ServiceOutput
 
 MANIFEST = Registry().manifest("segment-measurements")
 SERVICE = SegmentMeasurements(MANIFEST)
@@ -85,34 +86,34 @@ def only(*names: str) -> Structures:
     return structures(without=tuple(name for name in DRAWN if name not in names))
 
 
-def by_key(output: SegmentOutput) -> dict[tuple[str, Region], Measurement]:
+def by_key(output: ServiceOutput) -> dict[tuple[str, Region], Measurement]:
     return {(m.name, m.region): m for m in output.measurements}
 
 
-def value(output: SegmentOutput, name: str, region: Region) -> float:
+def value(output: ServiceOutput, name: str, region: Region) -> float:
     found = by_key(output)[name, region]
     assert found.value is not None, found.refusal
     return found.value
 
 
-def refusal(output: SegmentOutput, name: str, region: Region) -> Refusal:
+def refusal(output: ServiceOutput, name: str, region: Region) -> Refusal:
     found = by_key(output)[name, region].refusal
     assert found is not None
     return found
 
 
 @pytest.fixture(scope="module")
-def whole() -> SegmentOutput:
+def whole() -> ServiceOutput:
     return SERVICE.measure(torso(), structures())
 
 
-def test_every_output_is_there_in_order(whole: SegmentOutput) -> None:
+def test_every_output_is_there_in_order(whole: ServiceOutput) -> None:
     assert [(m.name, m.region, m.unit) for m in whole.measurements] == [
         (o.name, o.region, o.unit) for o in MANIFEST.measurements
     ]
 
 
-def test_calcium_is_exact(whole: SegmentOutput) -> None:
+def test_calcium_is_exact(whole: ServiceOutput) -> None:
     """Three slices of 4 x 5 pixels of 0.64 mm2 with 320 HU: weight 3."""
     area = 20 * 0.64
     score = value(whole, "agatston-score", Region.CORONARY_ARTERIES)
@@ -121,7 +122,7 @@ def test_calcium_is_exact(whole: SegmentOutput) -> None:
     assert volume == pytest.approx(3 * area * 2.5, abs=0.05)
 
 
-def test_attenuation_is_that_of_the_core(whole: SegmentOutput) -> None:
+def test_attenuation_is_that_of_the_core(whole: ServiceOutput) -> None:
     # Where the arch of the vertebra begins, a little cortex lies deep.
     assert abs(value(whole, "trabecular-attenuation", Region.VERTEBRA_L1) - 100.0) < 0.5
     assert value(whole, "organ-attenuation", Region.LIVER) == 38.0
@@ -129,7 +130,7 @@ def test_attenuation_is_that_of_the_core(whole: SegmentOutput) -> None:
     assert value(whole, "liver-spleen-difference", Region.LIVER) == -14.0
 
 
-def test_diameters_and_their_ratio(whole: SegmentOutput) -> None:
+def test_diameters_and_their_ratio(whole: ServiceOutput) -> None:
     widths = {
         region: value(whole, "vessel-diameter", region)
         for region in (Region.ASCENDING_AORTA, Region.DESCENDING_AORTA, Region.PULMONARY_TRUNK)
@@ -141,7 +142,7 @@ def test_diameters_and_their_ratio(whole: SegmentOutput) -> None:
     assert ratio == pytest.approx(24 / 22, abs=0.05)
 
 
-def test_volumes_are_counted(whole: SegmentOutput) -> None:
+def test_volumes_are_counted(whole: ServiceOutput) -> None:
     # The liver of this torso is too small to be one.
     assert refusal(whole, "organ-volume", Region.LIVER).rule == "implausible-value"
     for region, radius in ((Region.SPLEEN, 18.0), (Region.LEFT_KIDNEY, 17.0)):
@@ -152,22 +153,22 @@ def test_volumes_are_counted(whole: SegmentOutput) -> None:
     assert value(whole, "epicardial-fat-volume", Region.PERICARDIUM) == pytest.approx(fat, abs=0.05)
 
 
-def test_issues(whole: SegmentOutput) -> None:
+def test_issues(whole: ServiceOutput) -> None:
     assert whole.risks == ()
     details = {issue.code: issue.detail for issue in whole.issues}
     assert details.keys() == {
         "coronary-calcium", "pulmonary-trunk-dilated", "low-vertebral-attenuation",
     }  # fmt: skip
-    assert details["coronary-calcium"] == "Agatston score 96, CAC-DRS A1."
+    assert details["coronary-calcium"] == "Agatston score 96.0, CAC-DRS A1."
     again = Registry().derive(MANIFEST.identity(), whole.measurements)
     assert again == (whole.risks, whole.issues)
 
 
-def test_missing_structures_are_named(whole: SegmentOutput) -> None:
+def test_missing_structures_are_named(whole: ServiceOutput) -> None:
     found = refusal(whole, "organ-volume", Region.PANCREAS)
     assert found == Refusal("segment-missing", "none", "a segment of pancreas")
     assert refusal(whole, "agatston-score", Region.LEFT_MAIN).rule == "segment-missing"
-    empty = SERVICE.read(torso())
+    empty = SERVICE.run(ModelInput(torso()))
     assert {m.refusal.rule for m in empty.measurements if m.refusal} == {
         "segment-missing", "blood-pool-unknown",
     }  # fmt: skip
@@ -248,7 +249,7 @@ def test_four_arteries_make_the_whole_and_three_do_not() -> None:
     assert total == pytest.approx(96.0, abs=1e-3)
     assert sum(single) == pytest.approx(total, abs=2e-3)
     (calcium,) = (issue for issue in output.issues if issue.code == "coronary-calcium")
-    assert calcium.detail == "Agatston score 96, CAC-DRS A1/N4."
+    assert calcium.detail == "Agatston score 96.0, CAC-DRS A1/N4."
     three = structures(without=(*others, "circumflex-artery"), **parts)
     found = refusal(SERVICE.measure(torso(), three), "agatston-score", Region.CORONARY_ARTERIES)
     assert found == Refusal("segment-missing", "none", "a segment of circumflex artery")
@@ -284,6 +285,10 @@ def test_implausible_numbers_are_withheld() -> None:
     assert found == Refusal("implausible-value", "250", "-60 to 130")
 
 
+def test_what_the_manifest_says_of_a_number_is_said() -> None:
+    assert_words(SegmentMeasurements(with_words(MANIFEST)).measure(torso(), structures()))
+
+
 def test_the_core_is_deep() -> None:
     """A cylinder of 15 mm: its core of 5 mm lies within 10 mm of its axis."""
     mask = tube(WHERE, (-35, 25, -15), (-35, 25, 13), 15.0)
@@ -305,7 +310,7 @@ def test_gating_is_said(gated: bool | None, said: str) -> None:
     assert any(name == "agatston-score" and said in text for name, text in output.notes)
 
 
-def test_array_and_geometry_turned_together_change_nothing(whole: SegmentOutput) -> None:
+def test_array_and_geometry_turned_together_change_nothing(whole: ServiceOutput) -> None:
     def turned(array: Any) -> Any:
         return np.ascontiguousarray(array[::-1, ::-1, ::-1])
 
@@ -333,16 +338,19 @@ def test_from_a_segmentation_object() -> None:
     pixels = np.stack([DRAWN["spleen"], DRAWN["vertebra-l1"]], axis=-1)
     made = seg(GRID, pixels, segment(1, SPLEEN), segment(2, vertebra, label="L1"))
     before = HU.copy()
-    output = SERVICE.read(torso(), [made])
+    output = SERVICE.run(ModelInput(torso(), (made,)))
     assert value(output, "organ-volume", Region.SPLEEN) == pytest.approx(
         DRAWN["spleen"].sum() * GRID.voxel_volume_ml, abs=0.05
     )
-    assert output.segmentations == (made.sop_instance_uid,)
+    (source,) = output.further
+    assert source.sop_instance_uids == (made.sop_instance_uid,)
     assert ("organ-volume", "Measured in a segment that a program drew.") in output.notes
-    assert SERVICE.read(torso(), [made]) == output
+    assert SERVICE.run(ModelInput(torso(), (made,))) == output
     np.testing.assert_array_equal(before, HU)
     away = replace(torso(), geometry=replace(GRID, frame_of_reference_uid="1.2.3"))
-    rules = {m.refusal.rule for m in SERVICE.read(away, [made]).measurements if m.refusal}
+    rules = {
+        m.refusal.rule for m in SERVICE.run(ModelInput(away, (made,))).measurements if m.refusal
+    }
     assert rules == {"seg-frame-of-reference", "blood-pool-unknown"}
 
 
