@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self
 
@@ -28,7 +28,7 @@ from fhir_ext.dicom.decode import (
 )
 from fhir_ext.dicom.geometry import Place, Slot, Stack, find_stacks, height, measure
 from fhir_ext.dicom.headers import take_apart
-from fhir_ext.dicom.instances import Instance, PixelFormat, Rescale, evidence_dataset
+from fhir_ext.dicom.instances import Frame, Instance, PixelFormat, Rescale, evidence_dataset
 from fhir_ext.dicom.reader import InstanceReader
 from fhir_ext.dicom.volume import (
     Acquisition,
@@ -366,12 +366,26 @@ class VolumeAssembler:
         return CTVolume(
             voxels=voxels,
             geometry=geometry,
-            acquisition=source.details,
+            acquisition=self._acquired(slots[order[0]].frame, uids),
             study_instance_uid=source.study_instance_uid,
             series_instance_uid=source.series_instance_uid,
             sop_instance_uids=uids,
             issues=(*issues, *oddities),
             evidence=evidence,
+        )
+
+    def _acquired(self, frame: Frame, uids: Sequence[str]) -> Acquisition:
+        """Header values of a stack: of its own frames; a contrast agent that any slice names."""
+        details = self._sources[uids[0]].details
+        kernel, thickness, kvp = frame.reconstruction
+        if round(details.slice_thickness_mm or 0.0, 2) != thickness:
+            details = replace(details, slice_thickness_mm=thickness or None)
+        agents = (self._sources[uid].details.contrast_agent for uid in uids)
+        return replace(
+            details,
+            convolution_kernel=kernel or None,
+            kvp=kvp,
+            contrast_agent=next(filter(None, agents), None),
         )
 
 

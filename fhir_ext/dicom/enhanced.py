@@ -43,7 +43,7 @@ def read_frames(
         groups = _FunctionalGroups(header)
         if len(groups) != pixel_format.frames:
             raise RefusedInput("frames have no functional groups", code="missing-geometry")
-        details = _fill(details, groups)
+        details = _fill(details, header, groups)
         frames = tuple(
             _frame(groups, index, text(raw.values.get("FrameOfReferenceUID")), details)
             for index in range(len(groups))
@@ -104,6 +104,7 @@ def _frame(groups: _FunctionalGroups, index: int, reference: str, details: Acqui
         reconstruction=(
             kernel or details.convolution_kernel or "",
             round(_number(measures, "SliceThickness") or 0.0, 2),
+            _number(groups.item(index, "CTXRayDetailsSequence"), "KVP") or details.kvp,
         ),
         acquisition=(
             str(content.get("FrameAcquisitionNumber") or ""),
@@ -113,9 +114,15 @@ def _frame(groups: _FunctionalGroups, index: int, reference: str, details: Acqui
     )
 
 
-def _fill(details: Acquisition, groups: _FunctionalGroups) -> Acquisition:
-    """Header values of the first frame where the top level is silent (PS3.3 C.8.15.3)."""
-    agent = groups.item(0, "ContrastBolusUsageSequence")
+def _fill(details: Acquisition, header: Dataset, groups: _FunctionalGroups) -> Acquisition:
+    """Header values of the first frame where the top level is silent (PS3.3 C.8.15.3).
+
+    A contrast agent was given where one frame says so, and where no frame says anything of the
+    agents that the object names.
+    """
+    usage = [groups.item(index, "ContrastBolusUsageSequence") for index in range(len(groups))]
+    told = {str(item.get("ContrastBolusAgentAdministered") or "") for item in usage}
+    given = "YES" in told or bool(told == {""} and header.get("ContrastBolusAgentSequence"))
     anatomy = groups.item(0, "FrameAnatomySequence").get("AnatomicRegionSequence")
     return replace(
         details,
@@ -124,8 +131,7 @@ def _fill(details: Acquisition, groups: _FunctionalGroups) -> Acquisition:
         slice_thickness_mm=details.slice_thickness_mm
         or _number(groups.item(0, "PixelMeasuresSequence"), "SliceThickness"),
         kvp=details.kvp or _number(groups.item(0, "CTXRayDetailsSequence"), "KVP"),
-        contrast_agent=details.contrast_agent
-        or ("given" if agent.get("ContrastBolusAgentAdministered") == "YES" else None),
+        contrast_agent=details.contrast_agent or ("given" if given else None),
         body_part_examined=details.body_part_examined
         or (str(anatomy[0].get("CodeMeaning") or "") or None if anatomy else None),
     )

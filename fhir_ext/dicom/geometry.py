@@ -59,9 +59,9 @@ Stack = tuple[Place, ...]
 def find_stacks(slots: Sequence[Slot]) -> tuple[Stack, ...]:
     """Sort frames into stacks.
 
-    Frames of one stack share frame of reference, orientation, matrix, pixel spacing, kernel
-    and slice thickness. Where such a group holds several slices at one place, or is uneven,
-    it is split by acquisition number, temporal position or image type, if that helps.
+    Frames of one stack share frame of reference, orientation, matrix, pixel spacing, kernel,
+    slice thickness and tube voltage. Where such a group holds several slices at one place, or is
+    uneven, it is split by acquisition number, temporal position or image type, if that helps.
 
     Returns:
         Stacks of places of indices into `slots`; a place holds more than one index where

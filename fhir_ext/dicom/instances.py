@@ -86,7 +86,8 @@ class Frame:
         pixel_spacing: distance (between rows, between columns) in mm.
         rescale: to the modality's unit.
         frame_of_reference_uid: empty when absent.
-        reconstruction: what differs between reconstructions: kernel and slice thickness.
+        reconstruction: what differs between reconstructions: kernel (empty when not stated),
+            slice thickness in mm (0: not stated), and the tube voltage in kV.
         acquisition: AcquisitionNumber, temporal position, image type: what tells repeated
             scans of the same place apart, in the order in which it is tried.
     """
@@ -96,7 +97,7 @@ class Frame:
     pixel_spacing: tuple[float, float]
     rescale: Rescale
     frame_of_reference_uid: str
-    reconstruction: tuple[str, float]
+    reconstruction: tuple[str, float, float | None]
     acquisition: tuple[str, str, tuple[str, ...]]
 
 
@@ -184,8 +185,9 @@ def read_details(values: dict[str, bytes]) -> Acquisition:
         modality=text(values.get("Modality")),
         manufacturer=text(values.get("Manufacturer")) or None,
         convolution_kernel="\\".join(texts(values.get("ConvolutionKernel"))) or None,
-        slice_thickness_mm=number(values.get("SliceThickness")),
-        kvp=number(values.get("KVP")),
+        # 0 is what some writers put where they know nothing.
+        slice_thickness_mm=number(values.get("SliceThickness")) or None,
+        kvp=number(values.get("KVP")) or None,
         contrast_agent=text(values.get("ContrastBolusAgent")) or None,
         body_part_examined=text(values.get("BodyPartExamined")) or None,
         patient_age_years=_age(values),

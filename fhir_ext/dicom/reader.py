@@ -158,6 +158,7 @@ def _classic_frame(values: dict[str, bytes], details: Acquisition) -> Frame:
         reconstruction=(
             details.convolution_kernel or "",
             round(details.slice_thickness_mm or 0.0, 2),
+            details.kvp,
         ),
         acquisition=(
             text(values.get("AcquisitionNumber")),

@@ -24,7 +24,7 @@ def slot(number: int, position: tuple[float, float, float], **changes: object) -
         pixel_spacing=(0.8, 0.7),
         rescale=Rescale(1, -1024),
         frame_of_reference_uid="1.2.3",
-        reconstruction=("B30f", 2.0),
+        reconstruction=("B30f", 2.0, 120.0),
         acquisition=("1", "", ("ORIGINAL", "PRIMARY", "AXIAL")),
     )
     return Slot(replace(frame, **changes), 4, 5, (f"1.{number}", 0))  # type: ignore[arg-type]
@@ -144,8 +144,9 @@ def test_single_slice_is_as_thick_as_its_header_says() -> None:
         {"orientation": CORONAL},
         {"frame_of_reference_uid": "1.2.4"},
         {"pixel_spacing": (0.9, 0.7)},
-        {"reconstruction": ("B70f", 2.0)},
-        {"reconstruction": ("B30f", 5.0)},
+        {"reconstruction": ("B70f", 2.0, 120.0)},
+        {"reconstruction": ("B30f", 5.0, 120.0)},
+        {"reconstruction": ("B30f", 2.0, 80.0)},
     ],
 )
 def test_what_never_shares_a_stack(change: dict[str, object]) -> None:
