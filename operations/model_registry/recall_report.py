@@ -283,16 +283,11 @@ def _note(
 ) -> None:
     asked = {c.get("code") for c in event.get("subtype", [])} & _HANDS_OUT
     recorded = _moment(event["recorded"])
-    standing = [
-        item
-        for item in results
-        if _moment(item.written) <= recorded
-        and (_stands(item) or not item.withdrawn or recorded <= _moment(item.withdrawn))
-    ]
+    standing = [*filter(None, (_handed_out(item, recorded) for item in results))]
     if not asked or not standing:
         return
     named = {str(e.get("what", {}).get("reference", "")) for e in event.get("entity", [])}
-    certain = any(named & {*item.unsigned, *item.signed, *item.measured} for item in standing)
+    certain = any(named & references for references in standing)
     if not certain and not _may_hold(event, asked):
         return
     client, user = _who(event)
@@ -304,9 +299,12 @@ def _note(
     receiver.first, receiver.last = min(filter(None, stamps)), max(stamps)
 
 
-def _stands(item: Result) -> bool:
-    """Whether something of it is handed out after the recall too."""
-    return bool(item.signed or item.measured)
+def _handed_out(item: Result, recorded: datetime) -> set[str]:
+    """References to what stood of a piece of work, and to what was measured in it."""
+    if recorded < _moment(item.written):
+        return set()
+    gone = item.withdrawn and _moment(item.withdrawn) < recorded
+    return {*item.signed, *item.measured, *(() if gone else item.unsigned)}
 
 
 def _may_hold(event: Json, asked: set[str | None]) -> bool:

@@ -19,7 +19,7 @@ from fhir_ext.audit.record import AccessRecord
 from fhir_ext.errors import NotFoundError
 from fhir_ext.resources.access_event import AuditServer, access_events
 from fhir_ext.resources.context import instant
-from fhir_ext.resources.ids import device_id, imaging_study_id, result_id
+from fhir_ext.resources.ids import device_id, dicom_uid, imaging_study_id, result_id
 from fhir_ext.resources.recall import Counts
 from fhir_ext.telemetry import Metrics
 from models.registry import Registry
@@ -174,6 +174,33 @@ def test_who_asks_after_the_withdrawal_received_no_number(fhir: Server) -> None:
     later = (datetime.now(UTC) - ISSUED).total_seconds() / 60 + 5
     asked(fhir, later, **read(of))
     assert report(fhir).receivers == ()
+
+
+def test_who_asks_for_what_was_measured_in_the_segments_is_a_receiver(fhir: Server) -> None:
+    """Also after the recall: the numbers stand until a human has decided."""
+    of = add(fhir, 1)
+    drawn = result_id(of.inference_key, "provenance")
+    provenance = fhir.read("Provenance", drawn)
+    fhir.put({**provenance, "entity": [*provenance["entity"], {"role": "derivation", "what": {}}]})
+    series = {"identifier": {"value": f"urn:oid:{dicom_uid(of.inference_key, 'seg-series')}"}}
+    measured = {"resourceType": "Observation", "id": "measured", "status": "preliminary"}
+    fhir.put({**measured, "subject": {"reference": "Patient/p1"}})
+    fhir.put(
+        {
+            **provenance,
+            "id": "other",
+            "agent": [{"who": {"reference": "Device/other"}}],
+            "target": [{"reference": "Observation/measured"}],
+            "entity": [*provenance["entity"], {"role": "source", "what": series}],
+        }
+    )
+    settle(fhir)
+    later = (datetime.now(UTC) - ISSUED).total_seconds() / 60 + 5
+    asked(fhir, later, **read(of))
+    assert report(fhir).receivers == ()
+    asked(fhir, later, **{**read(of), "target": "Observation/measured"})
+    (receiver,) = report(fhir).receivers
+    assert (receiver.certain, receiver.possible) == (1, 0)
 
 
 def test_subscriptions_of_others_are_listed_without_their_secrets(fhir: Server) -> None:
