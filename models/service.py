@@ -81,7 +81,6 @@ class ServiceOutput:
         further: other instances that were used, by series.
         searched: places were looked for, so that none found is an answer.
         withheld: (name of an output of places or segments, why it gives none).
-        review: whether a human must look, where the service itself can tell.
     """
 
     measurements: tuple[Measurement, ...] = ()
@@ -95,7 +94,6 @@ class ServiceOutput:
     further: tuple[SeriesSource, ...] = ()
     searched: bool = False
     withheld: tuple[tuple[str, Refusal], ...] = ()
-    review: bool | None = None
 
     @property
     def stands(self) -> bool:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from fhir_ext.dicom.radiograph import Radiograph
 from fhir_ext.dicom.seg_image import ImageSegmentation
-from fhir_ext.results import Measurement, Refusal, SeriesSource
+from fhir_ext.results import Refusal, Region
 from models.cardiothoracic_ratio.conclusions import RATIO, Thresholds, conclude
 from models.cardiothoracic_ratio.measure import check_lungs, ratio
 from models.cardiothoracic_ratio.segments import chest_of, is_drawn
 from models.gates import choose
 from models.manifest import Manifest
-from models.manifest.demands import checked
+from models.manifest.demands import checked, measures_only
 from models.runtime.host import Host
+from models.said import measured
 from models.service import ModelInput, ServiceOutput, sources_of
-
-_DECIMALS = 3
 
 
 class Numbers(BaseModel):
@@ -42,31 +43,34 @@ class CardiothoracicRatio:
         manifest: its manifest.
 
     Raises:
-        ManifestError: a setting or threshold is missing, unknown or of the wrong type.
+        ManifestError: a setting or threshold is missing, unknown or of the wrong type, or an
+            output is not measured here.
     """
 
     def __init__(self, manifest: Manifest) -> None:
+        measures_only(manifest, {(RATIO, Region.HEART)})
         self._manifest = manifest
         self._numbers = checked(
             manifest, Numbers, {**manifest.settings, "thresholds": dict(manifest.thresholds)}
         )
-        (self._output,) = manifest.measurements
 
     def run(self, given: ModelInput) -> ServiceOutput:
         """See `models.service.Service`; looks at radiographs and at segments drawn on them."""
         chosen = self._choose(given.radiographs, given.image_segmentations)
         if isinstance(chosen, Refusal):
             # Nothing was chosen: the refusal speaks of all images of the study.
-            first, *others = sorted(sources_of(given.radiographs))
-            return self._said(chosen, first, tuple(others))
+            main, *further = sorted(sources_of(given.radiographs))
+            return replace(self._said(chosen), main=main, further=tuple(further))
         (main,) = sources_of([chosen])
         chest = chest_of(chosen, given.image_segmentations)
         if isinstance(chest, Refusal):
-            return self._said(chest, main)
+            return replace(self._said(chest), main=main)
         refusal = check_lungs(chest.lungs, chosen.towards_left, self._numbers.side_by_side)
-        found = refusal or ratio(chest.heart, chest.lungs)
-        further = tuple(sorted(sources_of(chest.sources)))
-        return self._said(found, main, further, automatic=chest.automatic)
+        output = self._said(refusal or ratio(chest.heart, chest.lungs))
+        if output.stands and chest.automatic:
+            said = "Measured in a segment that a program drew."
+            output = replace(output, notes=(*output.notes, (RATIO, said)))
+        return replace(output, main=main, further=tuple(sorted(sources_of(chest.sources))))
 
     def _choose(
         self, images: Sequence[Radiograph], segmentations: Sequence[ImageSegmentation]
@@ -81,33 +85,9 @@ class CardiothoracicRatio:
             return Refusal("duplicate-view", f"segments on {len(drawn)} PA images", needed)
         return drawn[0] if drawn else chosen.images[0]
 
-    def _said(
-        self,
-        found: float | Refusal,
-        main: SeriesSource,
-        further: tuple[SeriesSource, ...] = (),
-        *,
-        automatic: bool = False,
-    ) -> ServiceOutput:
-        output = self._output
-        low, high = output.valid
-        if not isinstance(found, Refusal) and not low <= round(found, _DECIMALS) <= high:
-            found = Refusal("implausible-value", f"{found:.3f}", f"{low:g} to {high:g}")
-        if isinstance(found, Refusal):
-            withheld = Measurement(output.name, output.region, output.unit, refusal=found)
-            return ServiceOutput((withheld,), main=main, further=further)
-        value = round(found, _DECIMALS)
-        measurement = Measurement(output.name, output.region, output.unit, value=value)
-        risks, issues = conclude((measurement,), self._numbers.thresholds)
-        said = "Measured in a segment that a program drew."
-        return ServiceOutput(
-            (measurement,),
-            risks,
-            issues,
-            notes=((RATIO, said),) if automatic else (),
-            main=main,
-            further=further,
-        )
+    def _said(self, found: float | Refusal) -> ServiceOutput:
+        rule = partial(conclude, limits=self._numbers.thresholds)
+        return measured(self._manifest, {}, lambda _: found, rule)
 
 
 def create(manifest: Manifest, _folder: Path, _host: Host) -> CardiothoracicRatio:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
 
-from fhir_ext.results import Measurement, Refusal, Region
+from fhir_ext.results import Refusal, Region
 from models.lung_density.conclusions import LAA_950, Thresholds
 from models.lung_density.operators import HISTOGRAM_HIGH, HISTOGRAM_LOW
-from models.manifest import MeasurementOutput
 
 Histogram = npt.NDArray[np.int64]
 
@@ -26,16 +23,15 @@ def numbers_of(histogram: Histogram, voxel_ml: float, thresholds: Thresholds) ->
         thresholds: cut-offs.
 
     Returns:
-        `lung-volume` in mL, `mean-lung-density` and `perc15` in HU, `laa-950` in percent,
-        rounded to 0.1 mL, 0.01 HU and 0.001 %.
+        `lung-volume` in mL, `mean-lung-density` and `perc15` in HU, `laa-950` in percent.
     """
     count = int(histogram.sum())
     low = int(histogram[thresholds.low_attenuation_hu >= _HU].sum())
     return {
-        "lung-volume": round(count * voxel_ml, 1),
-        "mean-lung-density": round(float((histogram * _HU).sum()) / count, 2),
-        LAA_950: round(100.0 * low / count, 3),
-        "perc15": round(percentile(histogram, thresholds.percentile), 2),
+        "lung-volume": count * voxel_ml,
+        "mean-lung-density": float((histogram * _HU).sum()) / count,
+        LAA_950: 100.0 * low / count,
+        "perc15": percentile(histogram, thresholds.percentile),
     }
 
 
@@ -72,19 +68,3 @@ def check_shares(histograms: npt.NDArray[np.int64], smallest: float) -> Refusal 
         f"one lung is {100 * share:.0f} % of both",
         f"at least {100 * smallest:.0f} %",
     )
-
-
-def measurement(
-    output: MeasurementOutput,
-    refused: Mapping[str, Refusal],
-    numbers: Mapping[Region, Mapping[str, float]],
-) -> Measurement:
-    """One output of the manifest as a number, or as what withholds it."""
-    refusal = refused.get(output.name)
-    if refusal is None:
-        value = numbers[output.region][output.name]
-        low, high = output.valid
-        if low <= value <= high:
-            return Measurement(output.name, output.region, output.unit, value=value)
-        refusal = Refusal("implausible-value", f"{value:g}", f"{low:g} to {high:g}")
-    return Measurement(output.name, output.region, output.unit, refusal=refusal)

@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
+from itertools import product
 from pathlib import Path
+from typing import Final
 
 import torch
 from pydantic import BaseModel, ConfigDict
 
 from fhir_ext.dicom.volume import CTVolume
 from fhir_ext.results import Refusal, Region
-from models.lung_density.conclusions import Thresholds, conclude
+from models.lung_density.conclusions import LAA_950, Thresholds, conclude
 from models.lung_density.lungs import LungSettings, LungsNotFoundError, find_lungs
 from models.lung_density.operators import region_histograms
 from models.lung_density.postprocess import (
     Histogram,
     check_shares,
     histograms_by_region,
-    measurement,
     numbers_of,
 )
 from models.lung_density.preprocess import reduce_volume
-from models.manifest import Manifest
-from models.manifest.demands import checked
+from models.manifest import Manifest, MeasurementOutput
+from models.manifest.demands import checked, measures_only
 from models.runtime.host import Host
+from models.said import measured
 from models.service import ModelInput, ServiceOutput
 
+_MEASURED: Final = frozenset(
+    product(
+        ("lung-volume", "mean-lung-density", LAA_950, "perc15"),
+        (Region.LUNGS, Region.LEFT_LUNG, Region.RIGHT_LUNG),
+    )
+)
 
-class _Numbers(BaseModel):
+
+class _Settings(BaseModel):
     """`settings` and `thresholds` of the manifest: exactly these."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,12 +56,14 @@ class LungDensity:
         device: where the operators run.
 
     Raises:
-        ManifestError: a setting or threshold is missing, unknown or of the wrong type.
+        ManifestError: a setting or threshold is missing, unknown or of the wrong type, or an
+            output is not measured here.
     """
 
     def __init__(self, manifest: Manifest, device: torch.device) -> None:
         self._manifest = manifest
-        self._numbers = _numbers_of(manifest)
+        measures_only(manifest, _MEASURED)
+        self._settings = _settings_of(manifest)
         self._device = device
 
     def run(self, given: ModelInput) -> ServiceOutput:
@@ -61,37 +73,41 @@ class LungDensity:
 
     def measure(self, volume: CTVolume) -> ServiceOutput:
         """Measure one volume; memory beyond it stays below 100 MiB at 300 x 512 x 512."""
-        refused = self._manifest.refusals(volume)
-        names = {output.name for output in self._manifest.outputs}
-        numbers: dict[Region, dict[str, float]] = {}
-        if refused.keys() != names:
-            found = self._histograms(volume)
-            if isinstance(found, Refusal):
-                refused = {name: refused.get(name, found) for name in names}
-            else:
-                ml = volume.geometry.voxel_volume_ml
-                numbers = {
-                    region: numbers_of(histogram, ml, self._numbers.thresholds)
-                    for region, histogram in found.items()
-                }
-        measurements = tuple(
-            measurement(output, refused, numbers) for output in self._manifest.measurements
-        )
-        risks, issues = conclude(measurements, self._numbers.thresholds)
-        return ServiceOutput(measurements, risks, issues)
+        # Of a volume that the gates refuse whole nobody asks.
+        found = cache(lambda: self._numbers(volume))
+
+        def number(output: MeasurementOutput) -> float | Refusal:
+            numbers = found()
+            if isinstance(numbers, Refusal):
+                return numbers
+            return numbers[output.region][output.name]
+
+        rule = partial(conclude, thresholds=self._settings.thresholds)
+        return measured(self._manifest, self._manifest.refusals(volume), number, rule)
+
+    def _numbers(self, volume: CTVolume) -> dict[Region, dict[str, float]] | Refusal:
+        """Every number of each region."""
+        found = self._histograms(volume)
+        if isinstance(found, Refusal):
+            return found
+        ml = volume.geometry.voxel_volume_ml
+        return {
+            region: numbers_of(histogram, ml, self._settings.thresholds)
+            for region, histogram in found.items()
+        }
 
     @torch.inference_mode()
     def _histograms(self, volume: CTVolume) -> dict[Region, Histogram] | Refusal:
-        numbers = self._numbers
-        coarse = reduce_volume(volume, numbers.block_mm, self._device)
+        settings = self._settings
+        coarse = reduce_volume(volume, settings.block_mm, self._device)
         try:
-            regions = find_lungs(coarse, numbers.mask, self._device)
+            regions = find_lungs(coarse, settings.mask, self._device)
         except LungsNotFoundError as error:
             return error.refusal
         histograms = region_histograms(
-            volume.voxels, regions, coarse.factors, numbers.boundary_hu, self._device
+            volume.voxels, regions, coarse.factors, settings.boundary_hu, self._device
         )
-        implausible = check_shares(histograms, numbers.min_lung_share)
+        implausible = check_shares(histograms, settings.min_lung_share)
         return implausible or histograms_by_region(histograms)
 
 
@@ -100,8 +116,8 @@ def create(manifest: Manifest, _folder: Path, host: Host) -> LungDensity:
     return LungDensity(manifest, host.operators_device())
 
 
-def _numbers_of(manifest: Manifest) -> _Numbers:
+def _settings_of(manifest: Manifest) -> _Settings:
     settings = dict(manifest.settings)
     own = {name: settings.pop(name, None) for name in ("block_mm", "boundary_hu", "min_lung_share")}
     values = {**own, "mask": settings, "thresholds": dict(manifest.thresholds)}
-    return checked(manifest, _Numbers, values)
+    return checked(manifest, _Settings, values)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from fhir_ext.results import Region
 from models.manifest.base import ManifestError
 from models.manifest.model import Manifest
+from models.manifest.outputs import MeasurementOutput
 
 Numbers = TypeVar("Numbers", bound=BaseModel)
 
@@ -16,6 +18,31 @@ Numbers = TypeVar("Numbers", bound=BaseModel)
 def unfit(manifest: Manifest, field: str, reason: str) -> ManifestError:
     """The error of a manifest that is right as such, and cannot be run."""
     return ManifestError(f"manifest of {manifest.id}: {field}: {reason}")
+
+
+def without_numbers(manifest: Manifest) -> None:
+    """Refuse settings and thresholds of a manifest whose service has a use for none.
+
+    Raises:
+        ManifestError: for the first one.
+    """
+    for field in ("settings", "thresholds"):
+        for name in sorted(getattr(manifest, field)):
+            raise unfit(manifest, field, f"{name} is not known")
+
+
+def measures_only(manifest: Manifest, known: Collection[tuple[str, Region]]) -> None:
+    """Refuse outputs that a service which is code does not measure.
+
+    Args:
+        known: name and region of each that it does.
+
+    Raises:
+        ManifestError: for the first one.
+    """
+    for index, output in enumerate(manifest.outputs):
+        if not isinstance(output, MeasurementOutput) or (output.name, output.region) not in known:
+            raise unfit(manifest, f"outputs.{index}", f"{output.name} is not measured")
 
 
 def checked(manifest: Manifest, kind: type[Numbers], values: Mapping[str, object]) -> Numbers:

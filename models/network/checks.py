@@ -33,27 +33,41 @@ def check_outputs(manifest: Manifest, layout: Layout) -> None:
             raise unfit(manifest, f"outputs.{index}.{field}", reason)
 
 
+def check_whole(manifest: Manifest) -> None:
+    """Refuse a manifest with an output that is not one answer of a network for the whole input.
+
+    Raises:
+        ManifestError: for the first one.
+    """
+    for index, output in enumerate(manifest.outputs):
+        if not isinstance(output, MeasurementOutput | Classification):
+            raise unfit(manifest, f"outputs.{index}.kind", "must be one for the whole image")
+        for field, reason in _readable(output):
+            raise unfit(manifest, f"outputs.{index}.{field}", reason)
+
+
 def _problems(output: Output, layout: Layout, *, parts: bool) -> Iterator[tuple[str, str]]:
-    if output.tensor is None:
-        yield "tensor", "is needed, or the service needs code"
+    yield from _readable(output)
     if isinstance(output, MeasurementOutput | Classification):
         if parts:
             yield "kind", "is one for the whole volume, but the network sees parts of it"
-    elif output.uncertainty is not None:
-        yield "uncertainty", "is for numbers only"
-    if isinstance(output, Classification):
-        yield from _classification(output)
     elif isinstance(output, Segmentation):
         if max(label.value for label in output.labels) > _MOST_LABELS:
             yield "labels", f"must be at most {_MOST_LABELS}"
-    elif isinstance(output, Detections):
+    else:
         yield from _detections(output, layout)
 
 
-def _classification(output: Classification) -> Iterator[tuple[str, str]]:
-    if output.uncertainty is not None:
+def _readable(output: Output) -> Iterator[tuple[str, str]]:
+    if output.tensor is None:
+        yield "tensor", "is needed, or the service needs code"
+    if output.uncertainty is not None and not isinstance(output, MeasurementOutput):
         yield "uncertainty", "is for numbers only"
-    if output.exclusive and all(item.threshold is not None for item in output.classes):
+    if (
+        isinstance(output, Classification)
+        and output.exclusive
+        and all(item.threshold is not None for item in output.classes)
+    ):
         yield "classes", "one must have no threshold: it holds when no other does"
 
 

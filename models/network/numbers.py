@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fhir_ext.results import Classification, Measurement, Refusal, Uncertainty
-from models.manifest.outputs import ABSENT, PRESENT, MeasurementOutput, Threshold
+from fhir_ext.results import Classification
+from models.manifest.outputs import ABSENT, PRESENT, MeasurementOutput
 from models.manifest.outputs import Classification as ClassificationOutput
 from models.network.layout import Shape
-from models.network.said import Said
 from models.runtime.base import Array, ModelFailure
+from models.said import Said, six_digits
 
 #: Half precision sums to 1 within this.
 SUM_TOLERANCE = 1e-3
@@ -20,7 +20,7 @@ PRESENT_FROM = 0.5
 
 
 class Number:
-    """A measurement; see `said.Collector`."""
+    """A measurement; see `collector.Collector`."""
 
     def __init__(self, output: MeasurementOutput) -> None:
         self._output = output
@@ -39,31 +39,11 @@ class Number:
 
     def finish(self, said: Said) -> None:
         assert self._found is not None
-        output, (value, spread) = self._output, self._found
-        low, high = output.valid
-        if not low <= value <= high:
-            said.withhold(
-                output, Refusal("implausible-value", f"{value:g}", f"{low:g} to {high:g}")
-            )
-            return
-        said.measurements.append(
-            Measurement(
-                output.name,
-                output.region,
-                output.unit,
-                value=value,
-                uncertainty=_uncertainty(output, spread),
-            )
-        )
-        said.notes.extend(
-            (output.name, _reached(output, threshold))
-            for threshold in output.thresholds
-            if _reaches(threshold, value)
-        )
+        said.give(self._output, *self._found)
 
 
 class Categories:
-    """A classification; see `said.Collector`."""
+    """A classification; see `collector.Collector`."""
 
     def __init__(self, output: ClassificationOutput) -> None:
         self._output = output
@@ -124,27 +104,4 @@ def _scalar(output: MeasurementOutput, values: Array) -> float:
     value = float(flat[output.index])
     if not np.isfinite(value):
         raise ModelFailure("model-not-finite", output.name)
-    return float(f"{value:.6g}")
-
-
-def _uncertainty(output: MeasurementOutput, spread: float | None) -> Uncertainty | None:
-    doubt = output.uncertainty
-    if doubt is None:
-        return None
-    if spread is not None:
-        return Uncertainty("sd", spread)
-    assert doubt.value is not None
-    if doubt.kind == "interval":
-        return Uncertainty("interval", doubt.value, doubt.level)
-    return Uncertainty("sd", doubt.value)
-
-
-def _reaches(threshold: Threshold, value: float) -> bool:
-    above = threshold.side == "at-or-above"
-    return value >= threshold.at if above else value <= threshold.at
-
-
-def _reached(output: MeasurementOutput, threshold: Threshold) -> str:
-    side = threshold.side.replace("-", " ")
-    reason = f" {threshold.because}" if threshold.because else ""
-    return f"{threshold.name}: {side} {threshold.at:g} {output.unit}.{reason}"
+    return six_digits(value)

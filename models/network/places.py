@@ -11,15 +11,15 @@ from fhir_ext.results import Detection
 from models.manifest.outputs import Detections
 from models.network.grid import Floats, Grid
 from models.network.layout import Shape
-from models.network.said import Said
 from models.runtime.base import Array, ModelFailure
+from models.said import Said
 
 #: How far a score may be off 0 to 1.
 SLACK = 1e-3
 
 
 class Places:
-    """A detections output; see `said.Collector`."""
+    """A detections output; see `collector.Collector`."""
 
     def __init__(self, output: Detections, grid: Grid, *, planes: bool) -> None:
         self._output, self._grid, self._planes = output, grid, planes

@@ -14,8 +14,8 @@ from models.network.grid import Grid
 from models.network.layout import Shape
 from models.network.patches import Blender, Tiling, Weights
 from models.network.pixels import Sampling, sampling
-from models.network.said import Said
 from models.runtime.base import Array, ModelFailure
+from models.said import Said
 from models.service import MaskOutput
 
 #: How far a probability may be off 0 to 1.
@@ -25,7 +25,7 @@ MAJORITY = 0.5
 
 
 class Mask:
-    """A segmentation; see `said.Collector`.
+    """A segmentation; see `collector.Collector`.
 
     Probabilities are averaged over patches and interpolated linearly between their voxels to
     those of the volume; then the label is chosen. Labels are a vote of the patches, and come

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +11,22 @@ import numpy as np
 from fhir_ext.dicom.volume import CTVolume
 from fhir_ext.results import Refusal
 from models.manifest import Detections, Manifest, MeasurementOutput, Segmentation
+from models.manifest.demands import without_numbers
 from models.manifest.outputs import Output
 from models.manifest.runtimes import NetworkRuntime, OperatorsRuntime
 from models.network.checks import check_outputs
+from models.network.collector import Collector
 from models.network.grid import Grid, grid_of, patch_of
 from models.network.layout import Shape, layout_of
 from models.network.numbers import Categories, Number
 from models.network.patches import Tiling, tiling
 from models.network.pixels import Pixels
 from models.network.places import Places
-from models.network.review import review_of
-from models.network.said import Collector, Said
 from models.network.segments import Mask
 from models.registry import NotInstalledError
 from models.runtime.base import Array
 from models.runtime.host import Host, Pending
+from models.said import Said
 from models.service import ModelInput, ServiceOutput
 
 #: Batches of one study that are under way at once: one in the network, one behind it.
@@ -53,6 +53,7 @@ class Network:
     def __init__(self, manifest: Manifest, folder: Path, host: Host) -> None:
         self._layout = layout_of(manifest)
         check_outputs(manifest, self._layout)
+        without_numbers(manifest)
         self._manifest, self._folder, self._host = manifest, folder, host
         runtime = manifest.runtime
         assert isinstance(runtime, NetworkRuntime)
@@ -63,8 +64,7 @@ class Network:
         assert given.volume is not None
         said = Said()
         self._answer(given.volume, given, said)
-        output = said.output()
-        return replace(output, review=review_of(self._manifest, output))
+        return said.output()
 
     def _answer(self, volume: CTVolume, given: ModelInput, said: Said) -> None:
         outputs = self._manifest.outputs

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from fhir_ext.dicom.seg import CodedEntry, Segmentation
 from fhir_ext.dicom.volume import CTVolume
-from fhir_ext.results import Measurement, Refusal
+from fhir_ext.results import Measurement
 from models.gates import BLOOD_POOL, Subject
 from models.manifest import Manifest
 from models.manifest.demands import unfit
-from models.manifest.outputs import MeasurementOutput
 from models.runtime.host import Host
+from models.said import measured
 from models.segment_measurements.conclusions import AGATSTON, conclude
 from models.segment_measurements.measure import BLOOD, WANTED, Study
 from models.segment_measurements.settings import numbers_of
 from models.segmentation.structures import Structures, collect
 from models.service import ModelInput, ServiceOutput, sources_of
-
-#: Decimals by unit: what is written, and what thresholds are compared with.
-_DECIMALS = {"1": 3, "mm3": 1, "mL": 1, "mm": 1, "[hnsf'U]": 2}
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentOutput(ServiceOutput):
-    """What the service says about one volume and its segmentations.
-
-    Attributes:
-        unknown: segment codes that the table does not know; codes and meanings, no labels.
-        segmentations: SOP Instance UIDs of the SEG that numbers were measured in, sorted.
-    """
-
-    unknown: tuple[CodedEntry, ...] = ()
-    segmentations: tuple[str, ...] = ()
 
 
 class SegmentMeasurements:
@@ -56,68 +39,35 @@ class SegmentMeasurements:
         self._manifest = manifest
         self._numbers = numbers_of(manifest)
 
-    def run(self, given: ModelInput) -> SegmentOutput:
-        """See `models.service.Service`; looks at the volume and the segmentations."""
-        assert given.volume is not None
-        output = self.read(given.volume, given.segmentations)
-        used = output.segmentations
-        measured = (item for item in given.segmentations if item.sop_instance_uid in used)
-        return replace(output, further=tuple(sorted(sources_of(measured))))
+    def run(self, given: ModelInput) -> ServiceOutput:
+        """See `models.service.Service`; looks at the volume and the segmentations.
 
-    def read(self, volume: CTVolume, segmentations: Sequence[Segmentation] = ()) -> SegmentOutput:
-        """Measure one volume in the segments of a study.
-
-        Args:
-            volume: the images; only read.
-            segmentations: every SEG of the study, in any order; those of other frames of
-                reference are passed over.
-
-        Returns:
-            Without any segmentation every number is refused as `segment-missing`.
+        Segmentations of other frames of reference are passed over; without any, every number is
+        refused as `segment-missing`.
         """
-        structures = collect(volume, segmentations, WANTED)
-        return self.measure(volume, structures)
+        assert given.volume is not None
+        structures = collect(given.volume, given.segmentations, WANTED)
+        used = {found.sop_instance_uid for found in structures.found.values()}
+        sources = sources_of(item for item in given.segmentations if item.sop_instance_uid in used)
+        return replace(self.measure(given.volume, structures), further=tuple(sorted(sources)))
 
-    def measure(self, volume: CTVolume, structures: Structures) -> SegmentOutput:
-        """Measure structures that are on the grid of the volume already, such as a segmenter's."""
+    def measure(self, volume: CTVolume, structures: Structures) -> ServiceOutput:
+        """Measure structures that are on the grid of the volume already; both are only read."""
         study = Study(volume, structures, self._numbers)
         subject = Subject.of_volume(volume, {BLOOD_POOL: study.blood})
-        refused = self._manifest.refusals(subject)
-        measurements = tuple(
-            _measurement(output, refused.get(output.name), study)
-            for output in self._manifest.measurements
+        output = measured(
+            self._manifest,
+            self._manifest.refusals(subject),
+            lambda wanted: study.number(wanted.name, wanted.region),
+            partial(conclude, limits=self._numbers.thresholds),
         )
-        risks, issues = conclude(measurements, self._numbers.thresholds)
-        return SegmentOutput(
-            measurements,
-            risks,
-            issues,
-            notes=tuple(_notes(volume, structures, measurements)),
-            unknown=structures.unknown,
-            segmentations=tuple(
-                sorted({s.sop_instance_uid for s in structures.found.values()} - {""})
-            ),
-        )
+        notes = _notes(volume, structures, output.measurements)
+        return replace(output, notes=(*output.notes, *notes))
 
 
 def create(manifest: Manifest, _folder: Path, _host: Host) -> SegmentMeasurements:
     """What `models.registry` calls; there is nothing for a GPU to do."""
     return SegmentMeasurements(manifest)
-
-
-def _measurement(output: MeasurementOutput, refusal: Refusal | None, study: Study) -> Measurement:
-    """One output of the manifest as a number, or as what withholds it."""
-    if refusal is None:
-        found = study.number(output.name, output.region)
-        if isinstance(found, Refusal):
-            refusal = found
-        else:
-            value = round(found, _DECIMALS[output.unit])
-            low, high = output.valid
-            if low <= value <= high:
-                return Measurement(output.name, output.region, output.unit, value=value)
-            refusal = Refusal("implausible-value", f"{value:g}", f"{low:g} to {high:g}")
-    return Measurement(output.name, output.region, output.unit, refusal=refusal)
 
 
 def _notes(

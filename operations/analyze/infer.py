@@ -10,14 +10,13 @@ from typing import Literal
 from fhir_ext.clients.dicomweb import DicomWebClient
 from fhir_ext.dicom.seg import Segmentation, read_segmentation
 from fhir_ext.errors import FhirExtError, ParkedWork, RefusedInput, SettingsError
-from fhir_ext.results import Classification, Measurement, Refusal, SeriesSource, ServiceResult
+from fhir_ext.results import Refusal, SeriesSource, ServiceResult
 from fhir_ext.settings import LimitSettings
-from models.manifest import Classification as ClassificationOutput
-from models.manifest import Manifest
-from models.network.review import review_of
 from models.registry import NotInstalledError, Registry
+from models.review import review_of
 from models.runtime.budget import PixelBudget
-from models.service import ModelInput, ServiceOutput
+from models.said import all_withheld
+from models.service import ModelInput
 from operations.analyze.facts import facts
 from operations.analyze.fetch import (
     FetchedObjects,
@@ -224,7 +223,7 @@ class Analyzer:
         key = work_key(study_instance_uid, job, manifest, shown.main_uids, shown.further_uids)
         if shown.given is None:
             assert shown.refusal is not None
-            output = all_refused(manifest, shown.refusal)
+            output = all_withheld(manifest, shown.refusal)
         else:
             output = self.registry.load(version.service, version.version).run(shown.given)
         volume = shown.given.volume if shown.given is not None else None
@@ -254,24 +253,6 @@ class Analyzer:
             whole_study=job.whole_study,
             review=review_of(manifest, output),
         )
-
-
-def all_refused(manifest: Manifest, refusal: Refusal) -> ServiceOutput:
-    """Every number and category of a manifest, withheld for one reason."""
-    measurements = tuple(
-        Measurement(output.name, output.region, output.unit, refusal=refusal)
-        for output in manifest.measurements
-    )
-    classifications = tuple(
-        Classification(name, output.region, categories, refusal=refusal)
-        for output in manifest.outputs
-        if isinstance(output, ClassificationOutput)
-        for name, categories in output.results()
-    )
-    withheld = tuple((output.name, refusal) for output in manifest.outputs)
-    return ServiceOutput(
-        measurements=measurements, classifications=classifications, withheld=withheld
-    )
 
 
 def _failure(version: VersionRef, failure: FhirExtError) -> VersionFailure:

@@ -19,7 +19,6 @@ from synthetic_mg import STANDARD, STUDY, acquired, mammogram, raw_twin, read, s
 from fhir_ext.resources import codes
 from fhir_ext.results import Classification, Refusal, Region
 from models.breast_density import views
-from models.breast_density.postprocess import CATEGORIES
 from models.breast_density.preprocess import CROP, crop, features, histogram, to_eight_bits
 from models.breast_density.service import BreastDensity, create
 from models.gates import Chosen
@@ -287,6 +286,48 @@ def test_settings_are_an_error() -> None:
         create(manifest(unheard_of=1), FOLDER, Host())
 
 
+def test_the_manifest_says_names_and_thresholds() -> None:
+    """A version of its own with another name, in which `c` asks for much."""
+    data = yaml.safe_load(MANIFEST.read_text("utf-8"))
+    data["outputs"][0] |= {"name": "density"}
+    del data["evaluation"]
+    data["outputs"][0]["classes"][2]["threshold"] = 1
+    other = create(Manifest.model_validate(data), FOLDER, Host())
+    before, after = run(shown(0.8)), asked(*shown(0.8).values(), of=other)
+    assert (before.chosen, after.name, after.chosen) == ("c", "density", "b")
+    assert after.probabilities == before.probabilities
+
+
+def test_a_refusal_speaks_of_the_images_in_one_order() -> None:
+    images = [*study().values()][:3]
+    said = [
+        service().run(ModelInput(mammograms=tuple(read(*order))))
+        for order in (images, images[::-1])
+    ]
+    assert said[0] == said[1]
+    assert said[0].main is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"thresholds": {"dense": 0.5}}, "dense is not known"),
+        ({"inputs": {"images": "radiographs", "modality": ["DX"]}, "gates": []}, "mammograms"),
+    ],
+)
+def test_what_nobody_looks_at_is_an_error(change: dict[str, Any], reason: str) -> None:
+    data = yaml.safe_load(MANIFEST.read_text("utf-8")) | change
+    with pytest.raises(ManifestError, match=reason):
+        create(Manifest.model_validate(data), FOLDER, Host())
+
+
+def test_gates_speak_of_all_outputs() -> None:
+    data = yaml.safe_load(MANIFEST.read_text("utf-8"))
+    data["gates"][-1]["applies_to"] = ["breast-density"]
+    with pytest.raises(ManifestError, match="applies_to"):
+        create(Manifest.model_validate(data), FOLDER, Host())
+
+
 def test_other_views_than_the_network_takes_are_an_error() -> None:
     data = yaml.safe_load(MANIFEST.read_text("utf-8"))
     (gate,) = (item for item in data["gates"] if item["rule"] == "required-views")
@@ -335,4 +376,4 @@ def test_the_manifest_says_the_codes_that_are_written() -> None:
     assert named == {
         letter: coding.code for letter, coding in codes.STANDARD_CATEGORY[output.name].items()
     }
-    assert tuple(named) == CATEGORIES
+    assert tuple(named) == ("a", "b", "c", "d")

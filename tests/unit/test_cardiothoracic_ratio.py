@@ -12,6 +12,7 @@ import pytest
 from image_seg_samples import HEART, LUNG, image_seg, image_seg_dataset, read_back
 from pydicom import Dataset
 from result_samples import ISSUED, context, panel_of, resources, result
+from said_samples import assert_words, with_words
 from synthetic_cr import STUDY, computed, radiograph
 from synthetic_cr import read as read_films
 
@@ -251,6 +252,20 @@ def test_lungs_in_each_others_place_contradict_the_header() -> None:
     assert found.rule == "patient-orientation"
     mirrored = Lungs(*(mask[:, ::-1] for mask in (BOTH, LEFT_LUNG, RIGHT_LUNG)))
     assert check_lungs(mirrored, False, 0.5) is None
+
+
+def test_what_the_manifest_says_of_a_number_is_said() -> None:
+    film = read_films(radiograph("PA", PIXELS))
+    drawn = image_seg(radiograph("PA", PIXELS), {HEART: HEART_MASK, LUNG: BOTH})
+    service = CardiothoracicRatio(with_words(MANIFEST))
+    assert_words(service.run(ModelInput(radiographs=tuple(film), image_segmentations=(drawn,))))
+
+
+def test_a_number_that_is_not_measured_is_an_error() -> None:
+    data = MANIFEST.model_dump()
+    data["outputs"] = [*data["outputs"], {**data["outputs"][0], "name": "heart-width"}]
+    with pytest.raises(ManifestError, match="heart-width is not measured"):
+        CardiothoracicRatio(Manifest.model_validate(data))
 
 
 def test_wrong_settings_are_an_error() -> None:

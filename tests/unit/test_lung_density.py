@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from said_samples import assert_words, with_words
 from scipy import ndimage
 
 from fhir_ext.dicom.volume import Acquisition, CTVolume, Geometry
@@ -263,6 +264,18 @@ def test_a_number_outside_its_valid_range_is_withheld() -> None:
     found = codes(narrow.measure(shown(PhantomSpec())))
     assert found["lung-volume"] == "implausible-value"
     assert found["laa-950"] is None
+
+
+def test_what_the_manifest_says_of_a_number_is_said() -> None:
+    manifest = with_words(Registry().manifest("lung-density"))
+    assert_words(create(manifest, Path(), Host()).measure(shown(PhantomSpec())))
+
+
+def test_a_number_that_is_not_measured_is_an_error_when_loaded() -> None:
+    manifest = Registry().manifest("lung-density")
+    outputs = (*manifest.outputs, manifest.outputs[0].model_copy(update={"region": Region.LIVER}))
+    with pytest.raises(ManifestError, match=r"outputs\.12: lung-volume is not measured"):
+        create(manifest.model_copy(update={"outputs": outputs}), Path(), Host())
 
 
 @pytest.mark.parametrize("name", ["block_mm", "closing_mm", "surplus"])

@@ -322,6 +322,7 @@ DOUBT = {"kind": "sd", "value": 1}
             {"inputs": {"modality": ["CT"], "images": "segmented-volume"}},
             "inputs.images: must be volume",
         ),
+        (Mean(), [MEASURED], {"thresholds": {"large": 5}}, "thresholds: large is not known"),
     ],
 )
 def test_manifests_that_say_too_little_are_refused_at_once(

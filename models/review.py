@@ -9,20 +9,12 @@ from models.service import ServiceOutput
 
 
 def review_of(manifest: Manifest, output: ServiceOutput) -> bool | None:
-    """Whether a human must look; None leaves it to the policy.
-
-    What the service said itself stands. The rules of the manifest decide when it has any.
-    """
-    if output.review is not None:
-        return output.review
-    return needs_review(manifest, output) if manifest.review_rules else None
-
-
-def needs_review(manifest: Manifest, output: ServiceOutput) -> bool:
-    """Whether one of the `review_rules` of a manifest holds.
+    """Whether one of the `review_rules` holds; None without any: the policy decides.
 
     A value that is withheld meets no rule.
     """
+    if not manifest.review_rules:
+        return None
     return any(_holds(manifest, rule, output) for rule in manifest.review_rules)
 
 
