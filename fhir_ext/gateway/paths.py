@@ -46,6 +46,9 @@ def parse_params(query: str) -> Params:
         raise BadRequestError("the query cannot be read, or has too many parameters") from error
     if any(_CONTROL.search(name) or _CONTROL.search(value) for name, value in params):
         raise BadRequestError("the query holds control characters")
+    if any(name.startswith("_elements:") for name, _ in params):
+        # Not of FHIR: HAPI's `:exclude` could leave out whose a resource is, without a tag.
+        raise BadRequestError("_elements takes no modifier")
     return params
 
 

@@ -78,14 +78,15 @@ class Sight:
         if kind == "Device" and rule is not Rule.DENY:
             # A model or a scanner belongs to nobody; one that is affixed to a patient is
             # shown to who may see the patient.
-            rule = self._rule("Patient") if patients_of(resource) else Rule.OPEN
+            affixed = patients_of(resource) or _subsetted(resource)
+            rule = self._rule("Patient") if affixed else Rule.OPEN
         if rule is Rule.OPEN:
             return True
         if rule is Rule.DENY:
             return False
         if rule is Rule.ALERTS:
-            # The FHIR server kept it to alerts; one that was given a patient since is none.
-            return "patient" not in resource
+            # The FHIR server kept it to alerts; to it a patient without an address is none.
+            return not ("patient" in resource or _subsetted(resource))
         owners = subjects_of(resource)
         if not owners:
             return kind == "Provenance" and resource.get("id") in self._trails
@@ -127,6 +128,12 @@ class Sight:
         if rule is None:
             rule = self._types[kind] = self._rights.rule_of(kind)
         return rule
+
+
+def _subsetted(resource: Json) -> bool:
+    """Whether elements were left out (R4 search.html#elements, #summary): maybe the patient."""
+    tags = resource.get("meta", {}).get("tag", [])
+    return any(tag.get("code") == "SUBSETTED" for tag in tags)
 
 
 def unseen() -> NotFoundError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 from access_matrix import CALLS, Call, Row, rows
-from access_world import HOOK_SECRET, MATE, OTHER, OWN, World, mark
+from access_world import ALERT, HOOK_SECRET, MATE, OTHER, OWN, World, mark
 from tokens import Tokens
 
 from fhir_ext.gateway.compartment import COMPARTMENT_TYPES, confinement_param
@@ -72,7 +72,16 @@ def wrong(letter: str, answer: requests.Response) -> str | None:
         return f"status {status}: {text[:200]}"
     if letter == "e" and (answer.json().get("entry") or answer.json().get("total")):
         return "there are entries, or a total tells of some"
-    wanted_seen = {"p": {OWN}, "g": {OWN, MATE}, "a": {OWN, MATE, OTHER}, "e": set()}.get(letter)
+    if letter == "m" and ALERT not in text:
+        return "the alert is not there"
+    nobody: set[str] = set()
+    wanted_seen = {
+        "p": {OWN},
+        "g": {OWN, MATE},
+        "a": {OWN, MATE, OTHER},
+        "e": nobody,
+        "m": nobody,
+    }.get(letter)
     if wanted_seen is not None and seen != wanted_seen:
         return f"saw {sorted(seen)}"
     return None

@@ -9,6 +9,7 @@ Letters of the table:
     p  an answer that holds the own patient's data and nobody else's
     g  an answer that holds the data of the program's members and nobody else's
     a  an answer that holds everybody's data
+    m  an answer that holds the alert about a model and nobody's data
     R  reaches the operation, which may find the input wanting (2xx, 400, 409, 412, 422)
 """
 
@@ -27,10 +28,13 @@ from access_world import (
     PREFIX,
     PROGRAM,
     condition,
+    issue,
     observation,
     reference,
     task,
 )
+
+from fhir_ext.resources.codes import MODEL_ALERT
 
 Json = dict[str, Any]
 
@@ -105,6 +109,13 @@ audit            ....    ....    ....    ....    ....    ....    ....    ....   
 model            oo..    oo..    oo..    oo..    oo..    ....    oo..    ....    oo..    ....    oo..    oo..
 implant-own      oo..    oo..    oo..    oo..    oo..    ....    oo..    ....    nn..    ....    nn..    oo..
 implant-other    nn..    nn..    nn..    nn..    nn..    ....    nn..    ....    nn..    ....    nn..    oo..
+alert            nn..    nn..    nn..    nn..    nn..    ....    nn..    ....    mm..    ....    ....    oo..
+alert-vread      nn..    nn..    nn..    nn..    nn..    ....    nn..    ....    ....    ....    ....    oo..
+alert-history    nn..    nn..    nn..    nn..    nn..    ....    nn..    ....    ....    ....    ....    oo..
+alert-about-own  oo..    oo..    oo..    oo..    oo..    ....    oo..    ....    nn..    ....    ....    oo..
+alert-search     pp..    pp..    gg..    pp..    gg..    ....    gg..    ....    mm..    ....    ....    aa..
+issue-search     pp..    pp..    gg..    pp..    gg..    ....    gg..    ....    mm..    ....    ....    aa..
+alert-create     ....    ....    ....    ....    ....    ....    ....    ....    ....    ....    ....    o...
 practitioner     oo..    oo..    oo..    oo..    oo..    ....    oo..    ....    ....    ....    oo..    oo..
 codes            oo..    oo..    oo..    oo..    oo..    ....    oo..    oo..    oo..    ....    oo..    oo..
 codes-update     ....    ....    ....    ....    ....    ....    ....    ....    ....    ....    o...    ....
@@ -140,6 +151,7 @@ def _cond(patient: str) -> str:
     return f"/Condition/{PREFIX}cond-{patient}"
 
 
+_ALERT = f"/DetectedIssue/{PREFIX}alert"
 _CODED = f"code={CODES}|{CODE}"
 _PARAMETERS: Json = {"resourceType": "Parameters"}
 _PATCH = [{"op": "add", "path": "/code/text", "value": "a cough"}]
@@ -236,6 +248,13 @@ CALLS: dict[str, Call] = {
     "model": Call("GET", f"/Device/{PREFIX}model"),
     "implant-own": Call("GET", f"/Device/{PREFIX}implant-own"),
     "implant-other": Call("GET", f"/Device/{PREFIX}implant-other"),
+    "alert": Call("GET", _ALERT),
+    "alert-vread": Call("GET", f"{_ALERT}/_history/1"),
+    "alert-history": Call("GET", f"{_ALERT}/_history"),
+    "alert-about-own": Call("GET", f"/DetectedIssue/{PREFIX}issue-{OWN}"),
+    "alert-search": Call("GET", f"/DetectedIssue?code={MODEL_ALERT.url}|model-drift"),
+    "issue-search": Call("POST", "/DetectedIssue/_search", {"_tag": f"{CODES}|access"}, form=True),
+    "alert-create": Call("POST", "/DetectedIssue", issue(None)),
     "practitioner": Call("GET", f"/Practitioner/{PREFIX}doctor"),
     "codes": Call("GET", f"/CodeSystem?url={CODES}"),
     "codes-update": Call("PUT", f"/CodeSystem/{PREFIX}more-codes", _CODE_SYSTEM),

@@ -12,6 +12,8 @@ from typing import Any
 
 import requests
 
+from fhir_ext.resources.codes import MODEL_ALERT
+
 Json = dict[str, Any]
 
 #: Prefix of every id.
@@ -26,6 +28,8 @@ HOOK_SECRET = "Authorization: Bearer mx-hook-secret-51c7"
 CODE = "mx-test-code"
 CODES = "https://w3id.org/fhir-ext/test/access"
 TAG = {"system": CODES, "code": "access"}
+#: Text of an alert about a model, which is about nobody.
+ALERT = "Alert-about-a-model-4e1d"
 
 
 def mark(patient: str) -> str:
@@ -84,6 +88,20 @@ def task(patient: str) -> Json:
     }
 
 
+def issue(patient: str | None, name: str | None = None) -> Json:
+    """A DetectedIssue with the code of our alerts; without a patient it is one."""
+    about = {} if patient is None else {"patient": reference(patient)}
+    return {
+        "resourceType": "DetectedIssue",
+        "id": name or f"{PREFIX}issue-{patient}",
+        "status": "final",
+        "code": {"coding": [{"system": MODEL_ALERT.url, "code": "model-drift"}]},
+        **about,
+        "implicated": [{"reference": f"Device/{PREFIX}model"}],
+        "detail": ALERT if patient is None else mark(patient),
+    }
+
+
 def audit_event(patient: str) -> Json:
     return {
         "resourceType": "AuditEvent",
@@ -109,6 +127,7 @@ def shared() -> list[Json]:
         {
             "resourceType": "Device",
             "id": f"{PREFIX}implant-other",
+            "udiCarrier": [{"deviceIdentifier": "udi-of-other"}],
             "patient": reference(OTHER),
             "note": [{"text": mark(OTHER)}],
         },
@@ -139,10 +158,12 @@ def shared() -> list[Json]:
 
 def resources() -> list[Json]:
     """Everything, tagged."""
-    builders = (patient_resource, observation, task, audit_event)
+    builders = (patient_resource, observation, task, audit_event, issue)
     found = [build(patient) for patient in PEOPLE for build in builders]
     found += [condition(patient, f"{PREFIX}cond-{patient}") for patient in PEOPLE]
     found += shared()
+    # After the Device that it is about.
+    found.append(issue(None, f"{PREFIX}alert"))
     for resource in found:
         resource["meta"] = {"tag": [TAG]}
     return found

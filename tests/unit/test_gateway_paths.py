@@ -116,3 +116,5 @@ def test_too_many_or_broken_params_are_refused() -> None:
         parse_params("&".join("a=1" for _ in range(201)))
     with pytest.raises(CallerError):
         parse_params("a=%ff")
+    with pytest.raises(CallerError):
+        parse_params("_elements:exclude=Device.patient")

@@ -133,3 +133,68 @@ def test_a_chain_through_the_patient_needs_a_scope_on_patients() -> None:
     narrow = rights("patient/Observation.rs")
     with pytest.raises(ForbiddenError):
         confined_params(asked, "Observation", narrow.decide(search()), narrow, Sight(narrow))
+
+
+def engineer(scopes: str, *more: Persona) -> Rights:
+    personas, programs = frozenset({Persona.ML_ENGINEER, *more}), frozenset({"screening"})
+    held = Grant("s", "c", personas, parse_scopes(scopes), 2e9, programs=programs)
+    return Rights(held, POLICY)
+
+
+ALERTS_ONLY = (
+    ("patient:missing", "true"),
+    ("code", "https://w3id.org/fhir-ext/CodeSystem/model-alert|model-drift"),
+)
+
+
+def test_an_engineer_finds_alerts_whatever_is_asked_for() -> None:
+    held = engineer("user/*.cruds")
+    decision = held.decide(search("DetectedIssue"))
+    assert decision == Decision(Rule.ALERTS, ALERTS_ONLY)
+    asked = (("patient:missing", "false"), ("_elements", "detail"))
+    found = confined_params(asked, "DetectedIssue", decision, held, Sight(held))
+    assert found[0] == asked[0]
+    assert found[-2:] == ALERTS_ONLY
+    # Nor does one come along with something else.
+    assert not held.readable("DetectedIssue")
+    narrow = engineer("user/DetectedIssue.rs?severity=high").decide(search("DetectedIssue"))
+    assert narrow.restriction == (("severity", "high"), *ALERTS_ONLY)
+
+
+def test_another_role_sees_the_issues_of_its_patients_instead() -> None:
+    held = engineer("user/*.rs", Persona.CLINICIAN)
+    assert held.decide(search("DetectedIssue")) == Decision(Rule.PROGRAMS)
+
+
+ALERT = {"resourceType": "DetectedIssue", "status": "final"}
+CUT = {"meta": {"tag": [{"code": "SUBSETTED"}]}}
+
+
+@pytest.mark.parametrize(
+    ("resource", "shown"),
+    [
+        (ALERT, True),
+        ({**ALERT, "patient": {"reference": "Patient/a"}}, False),
+        ({**ALERT, "patient": {"identifier": {"value": "1"}}}, False),
+        ({**ALERT, "patient": {"display": "somebody"}}, False),
+        (ALERT | CUT, False),
+    ],
+)
+def test_an_alert_is_shown_whole_and_without_a_patient(resource: dict, shown: bool) -> None:
+    sight = Sight(engineer("user/*.rs"))
+    assert not sight.shows(resource), "it was not asked for"
+    sight.restricted = "DetectedIssue"
+    assert sight.shows_asked(resource, "s") is shown
+
+
+def test_a_device_that_was_cut_is_shown_to_who_may_see_its_patient() -> None:
+    device = {"resourceType": "Device", "id": "x"}
+    affixed = device | {"patient": {"reference": "Patient/own"}}
+    service = rights("system/*.rs", Persona.SERVICE, patient=None, programs=frozenset())
+    for held, seen in (
+        (engineer("user/*.rs"), (True, False, False)),
+        (rights("patient/*.rs"), (True, True, False)),
+        (service, (True, True, True)),
+    ):
+        found = (device, affixed, device | CUT)
+        assert tuple(Sight(held).shows(one) for one in found) == seen

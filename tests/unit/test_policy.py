@@ -44,11 +44,18 @@ administrator/user     .          .          .       .     .       .          *r
 service/system         *rvhHscCuU *rvhHscCuU *rvhHscCuU *rvhHscCuU *rvhHscCuU *rvhHsc *rvhHs *rvhHs *rvhHs   *rvhHs      *rvhHs    *rvhHs     .
 """  # noqa: E501 - a grid
 
+#: The only cells of ML engineers on a type that may be about patients.
+ALERTS = {
+    ("ml-engineer", "user", kind, "DetectedIssue"): Rule.ALERTS
+    for kind in (Kind.READ, Kind.SEARCH_TYPE)
+}
+
 #: Cells of single types: what a patient's app may send, and work that is handed on.
 SINGLE = {
     ("patient", "patient", Kind.CREATE, "QuestionnaireResponse"): Rule.COMPARTMENT,
     ("radiologist", "user", Kind.UPDATE, "Task"): Rule.PROGRAMS,
     ("coordinator", "user", Kind.UPDATE, "Task"): Rule.PROGRAMS,
+    **ALERTS,
 }
 
 CARE = {
@@ -176,7 +183,8 @@ def test_no_patient_level_route(policy: Policy, persona: Persona) -> None:
     for context, interaction, resource_type in itertools.product(
         CONTEXTS, interactions, COMPARTMENT_TYPES
     ):
-        assert policy.rule(persona, context, interaction, resource_type) is Rule.DENY
+        wanted = ALERTS.get((persona, context, interaction, resource_type), Rule.DENY)
+        assert policy.rule(persona, context, interaction, resource_type) is wanted
 
 
 def test_what_was_recorded_stays(policy: Policy) -> None:
