@@ -33,6 +33,7 @@ _UNITS: Final = {
     "%": "Percent",
     "[hnsf'U]": "Hounsfield unit",
     "mL": "milliliter",
+    "mm": "millimeter",
     "mm3": "cubic millimeter",
     "1": "no units",
 }

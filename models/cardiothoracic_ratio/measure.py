@@ -12,6 +12,9 @@ from fhir_ext.results import Refusal
 
 Mask = npt.NDArray[np.bool_]
 
+#: Pieces smaller than this share of the largest are islands that programs leave behind.
+_ISLAND = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Lungs:
@@ -25,6 +28,14 @@ class Lungs:
     both: Mask
     left: Mask | None = None
     right: Mask | None = None
+
+
+def without_islands(mask: Mask) -> Mask:
+    """A mask without its small pieces: one pixel in the wrong place would decide a width."""
+    labels, _ = ndimage.label(mask, np.ones((3, 3)))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return np.asarray((sizes >= _ISLAND * sizes.max())[labels] & mask)
 
 
 def ratio(heart: Mask, lungs: Lungs) -> float | Refusal:

@@ -13,7 +13,7 @@ from fhir_ext.dicom.seg import SegmentIdentity
 from fhir_ext.dicom.seg_image import ImageSegmentation
 from fhir_ext.errors import RefusedInput
 from fhir_ext.results import Refusal, Region
-from models.cardiothoracic_ratio.measure import Lungs, Mask
+from models.cardiothoracic_ratio.measure import Lungs, Mask, without_islands
 from models.segmentation.structures import precedence, structure_table
 
 HEART: Final = Region.HEART.value
@@ -98,4 +98,4 @@ def _mask(image: Radiograph, candidate: Candidate) -> Mask:
     found = np.zeros(size, dtype=np.bool_)
     for identity in identities:
         found |= segmentation.mask(image.sop_instance_uid, identity.number, size)
-    return found
+    return without_islands(found)

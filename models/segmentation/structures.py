@@ -83,11 +83,11 @@ class StructureTable(_Part):
     def _by_code(self, code: CodedEntry | None, modifiers: Sequence[CodedEntry]) -> str | None:
         snomed = _snomed(code)
         radlex = code.value if code and code.scheme.upper() in _RADLEX else None
-        sides = {_SIDES.get(_snomed(entry) or "") for entry in modifiers}
+        sides = {_SIDES.get(_snomed(entry) or "") for entry in modifiers} - {None}
         for name, structure in self.structures.items():
             if radlex in structure.radlex:
                 return name
-            if snomed in structure.sct and (structure.side is None or structure.side in sides):
+            if snomed in structure.sct and (structure.side is None or sides == {structure.side}):
                 return name
         return None
 

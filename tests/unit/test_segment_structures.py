@@ -21,6 +21,7 @@ TABLE = structure_table()
 SHAPE = (6, 12, 12)
 GRID = geometry_of(SHAPE, (2.0, 1.0, 1.0))
 LEFT = CodedEntry("SCT", "7771000", "Left")
+RIGHT = CodedEntry("SCT", "24028007", "Right")
 NEOPLASM = CodedEntry("SCT", "49755003", "Morphologically Altered Structure")
 
 
@@ -43,6 +44,9 @@ def named(label: str = "x", **what: Any) -> str | None:
         ({"type": ("SRT", "T-42400", "Descending aorta")}, "descending-aorta"),
         ({"type": ("SCT", "64033007", "Kidney"), "type_modifiers": (LEFT,)}, "left-kidney"),
         ({"type": ("SCT", "64033007", "Kidney")}, None),
+        # Both sides are not the left one.
+        ({"type": ("SCT", "64033007", "Kidney"), "type_modifiers": (LEFT, RIGHT)}, None),
+        ({"type": ("SCT", "39607008", "Lung"), "type_modifiers": (RIGHT, LEFT)}, "lungs"),
         ({"type": ORGAN, "region": SPLEEN}, "spleen"),
         ({"type": ("99ACME", "7", "Organ 7"), "region": SPLEEN}, "spleen"),
         ({"type": ORGAN, "label": "vertebrae_L1"}, "vertebra-l1"),
