@@ -26,6 +26,7 @@ IMAGE_SIZE = "image-size"
 MAX_VOXELS = 1 << 30
 #: Resampling that moves no voxel by more than this part of itself is left out.
 _SAME = 1e-3
+_UNEVEN = frozenset({"gap", "irregular-spacing"})
 #: Axis of the LPS frame and sign of the direction that a letter names.
 _LETTERS = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "S": (2, 1), "I": (2, -1)}
 
@@ -75,10 +76,13 @@ class Grid:
     Attributes:
         axes: z, y, x.
         geometry: of the volume.
+        uneven: why a place in the array is no place in the patient: slices at unequal distances
+            have a step that is nobody's.
     """
 
     axes: tuple[Axis, Axis, Axis]
     geometry: Geometry
+    uneven: Refusal | None = None
 
     @property
     def shape(self) -> Shape:
@@ -145,7 +149,9 @@ def grid_of(volume: CTVolume, asked: Preprocessing, layout: Layout) -> Grid | Re
         Axis(*axis, before=(to - axis[3]) // 2, padded=to)
         for axis, to in zip(axes, padded, strict=True)
     )
-    return Grid((z, y, x), volume.geometry)
+    uneven = (issue for issue in volume.issues if issue.code in _UNEVEN)
+    refusals = (Refusal(i.code, i.detail, "slices at equal distances") for i in uneven)
+    return Grid((z, y, x), volume.geometry, next(refusals, None))
 
 
 def patch_of(grid: Grid, asked: Preprocessing, layout: Layout) -> Shape:
