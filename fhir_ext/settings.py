@@ -196,6 +196,11 @@ class ModelSettings(Group):
     memory_bytes: int = Field(
         4_000_000_000, description="Most that the networks of one device may hold."
     )
+    isolated_bytes: int = Field(
+        8_000_000_000,
+        ge=1_000_000_000,
+        description="Most memory of the process of a network with `isolate`.",
+    )
     pixel_bytes: int = Field(
         4_000_000_000, description="Most pixels that a worker holds at once, over all studies."
     )

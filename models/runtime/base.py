@@ -29,6 +29,7 @@ FAILURES: Mapping[str, str] = MappingProxyType(
         "model-failed": "the network raised an error",
         "model-crashed": "the process of the network ended",
         "model-hung": "the network did not answer in time and was stopped",
+        "model-memory": "the network wanted more memory than it may have and was stopped",
         "model-answer": "the model server answered nonsense",
         "model-disagrees": "two runtimes of the same network do not agree",
         "device-memory": "the device has too little memory for the network",

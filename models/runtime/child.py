@@ -1,7 +1,8 @@
 """The process of one isolated network: `python -m models.runtime.child FD`.
 
 It ends when the worker closes its end. A call that outlives its deadline ends it too, even
-when no worker is left to do so: the kernel's timer needs no interpreter.
+when no worker is left to do so: the kernel's timer needs no interpreter. Where the machine
+runs out of memory, the kernel ends this process before the worker.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ def main(descriptor: int) -> None:
     ):
         _, content = frames.receive(channel, None)
         order = frames.parse(content)
+        with contextlib.suppress(OSError):
+            # The most eligible of all (proc(5)); to raise it needs no privilege.
+            Path("/proc/self/oom_score_adj").write_text("1000")
         loaded = _load(channel, order)
         if loaded is None:
             return

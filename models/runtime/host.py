@@ -98,6 +98,7 @@ class Host:
         models = settings.models
         options = Options(
             max_weights_bytes=models.weights_bytes,
+            isolated_bytes=models.isolated_bytes,
             guard=OutgoingGuard(settings.outgoing),
             auth=models.remote_auth,
         )

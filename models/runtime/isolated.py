@@ -1,10 +1,18 @@
-"""A network in a process of its own, which is stopped when it hangs and buried when it dies."""
+"""A network in a process of its own, which is stopped when it hangs and buried when it dies.
+
+Time and memory of the process are limited by the worker, which looks at both while it waits.
+The kernel's own limits are no help. RLIMIT_AS counts addresses, of which CUDA reserves many times
+its memory. RLIMIT_DATA lets allocations fail, and OpenVINO 2026 goes on after one: it answers
+numbers that are none. A process that is killed answers nothing.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
+import select
 import signal
 import socket
 import subprocess
@@ -24,6 +32,9 @@ _VARIABLES = (
     "PATH", "HOME", "TMPDIR", "LANG", "PYTHONPATH", "LD_LIBRARY_PATH",
     "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "OMP_NUM_THREADS",
 )  # fmt: skip
+#: How often (s) the memory of a process is looked at. A core fills some 40 MB meanwhile.
+_LOOK = 0.02
+_OWN_MEMORY = re.compile(r"^(?:RssAnon|RssShmem|VmSwap):\s+(\d+) kB$", re.MULTILINE)
 #: How long (s) a process that closed its end may take to end by itself.
 _LAST_BREATH = 0.5
 
@@ -66,8 +77,9 @@ class IsolatedSession:
         """See `Session.run`.
 
         Raises:
-            ModelFailure: `model-hung` after `deadline_s`, `model-crashed`, and what the
-                network itself fails with.
+            ModelFailure: `model-hung` after `deadline_s`, `model-memory` beyond
+                `Options.isolated_bytes`, `model-crashed`, and what the network itself fails
+                with.
         """
         content = frames.pack(batch)
         with self._lock:
@@ -124,6 +136,7 @@ class IsolatedSession:
         deadline = time.monotonic() + seconds
         try:
             frames.send(self._channel, letter, content, deadline)
+            self._watch(deadline)
             found, answer = frames.receive(self._channel, deadline)
         except TimeoutError as error:
             self._bury(at_once=True)
@@ -133,6 +146,17 @@ class IsolatedSession:
         if found not in (frames.READY, frames.ANSWER, frames.FAILED):
             raise ModelFailure("model-crashed", self._bury())
         return found, answer
+
+    def _watch(self, deadline: float) -> None:
+        """Wait until an answer begins or the deadline is over; kill what takes too much memory."""
+        assert self._channel is not None and self._process is not None
+        waiting = select.poll()
+        waiting.register(self._channel, select.POLLIN)
+        most = self._options.isolated_bytes
+        while time.monotonic() < deadline and not waiting.poll(_LOOK * 1000):
+            if _held(self._process.pid) > most:
+                self._bury(at_once=True)
+                raise ModelFailure("model-memory", f"more than {most} bytes")
 
     def _failure(self, answer: bytes) -> Exception:
         """The error that the process reports, as one of ours."""
@@ -169,6 +193,18 @@ class IsolatedSession:
         if not ended:
             return "it was stopped"
         return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _held(pid: int) -> int:
+    """Memory (bytes) of a process that is its own; libraries and other files do not count.
+
+    What CUDA and allocators reserve counts once it is used, memory of a GPU never (proc(5)).
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text("ascii", "replace")
+    except OSError:
+        return 0
+    return sum(int(kilobytes) * 1024 for kilobytes in _OWN_MEMORY.findall(status))
 
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:

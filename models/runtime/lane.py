@@ -17,7 +17,7 @@ from models.runtime.calls import Batch, Call, Outcome
 OF_ITEMS = frozenset(
     {
         "model-input", "model-output", "model-not-finite", "model-failed", "model-crashed",
-        "model-hung", "model-answer",
+        "model-hung", "model-memory", "model-answer",
     }
 )  # fmt: skip
 #: How often (s) those who wait look whether the running batch takes too long.

@@ -23,6 +23,8 @@ class Options:
             has one number for the whole process and is left alone, but in an isolated one.
         max_batch: most items of one call.
         max_weights_bytes: largest sum of the sizes of a model's files.
+        isolated_bytes: most memory of the process of an isolated network: its weights, what
+            it calculates in, and what libraries hold (0.4 GB with torch).
         reference: the runtime that others are compared with, instead of the quickest.
         guard: decides which addresses may be called; without it, remote models are refused.
         auth: how we authenticate to a remote model server.
@@ -32,6 +34,7 @@ class Options:
     threads: int | None = None
     max_batch: int = 64
     max_weights_bytes: int = MAX_BYTES
+    isolated_bytes: int = 8_000_000_000
     reference: bool = False
     guard: OutgoingGuard | None = field(default=None, repr=False)
     auth: HttpAuth = field(default_factory=HttpAuth, repr=False)

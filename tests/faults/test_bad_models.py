@@ -35,6 +35,17 @@ class Hangs(torch.nn.Module):
         return found
 
 
+class Grows(torch.nn.Module):
+    """Mean of the volume; takes memory without end for one of another length than the case's."""
+
+    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+        found = volume.flatten(1).mean(1, keepdim=True)
+        kept: list[torch.Tensor] = []
+        while volume.shape[2] != 120:
+            kept.append(torch.ones([10_000_000]))
+        return found + float(len(kept))
+
+
 class NotFinite(torch.nn.Module):
     """Mean of the volume; NaN for one of another length than the case's."""
 
@@ -123,10 +134,11 @@ def site(installation: Any, small_study: Study, tmp_path: Path) -> Iterator[Site
     ("network", "version", "runtime", "code"),
     [
         (Hangs(), "1.0.0", {"isolate": True, "deadline_s": 8.0}, "model-hung"),
+        (Grows(), "1.0.4", {"isolate": True, "deadline_s": 60.0}, "model-memory"),
         (NotFinite(), "1.0.1", {}, "model-not-finite"),
         (WrongShape(), "1.0.2", {}, "model-output"),
     ],
-    ids=["hangs", "not a number", "wrong shape"],
+    ids=["hangs", "grows", "not a number", "wrong shape"],
 )
 def test_its_study_is_parked_and_the_others_results_stand(
     site: Site, network: torch.nn.Module, version: str, runtime: Json, code: str

@@ -48,6 +48,29 @@ class Forever(nn.Module):
         return torch.cat([total, total], 1)
 
 
+class Grows(nn.Module):
+    """Takes memory without end for what is not zero."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        kept: list[torch.Tensor] = []
+        while bool((image != 0).any()):
+            # Written to, since memory that is only asked for costs nothing.
+            kept.append(torch.ones([10_000_000]))
+        # Were it not used, the list would be optimized away, and the loop with it.
+        return torch.cat([image, image], 1) + float(len(kept))
+
+
+class Reserves(nn.Module):
+    """Asks for 4 GB and touches nothing of it, for as long as some looks take."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        large = torch.empty([1_000_000_000])
+        total = torch.cat([image, image], 1)
+        for _ in range(300_000):
+            total = total * 0.5
+        return total * float(large.numel() > 0)
+
+
 class NotANumber(nn.Module):
     """Divides by the image: zeros give NaN, anything else gives ones."""
 
@@ -141,6 +164,44 @@ def write_onnx(folder: Path, **fields: Any) -> NetworkRuntime:
             external_data=False,
             verbose=False,
         ).save(str(path))
+    return runtime_of("onnx", weights=file_of(path, folder), **fields)
+
+
+def write_greedy_onnx(folder: Path, **fields: Any) -> NetworkRuntime:
+    """An ONNX network that repeats its image `image[0, 0, 0, 0, 0]` million times."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    many = helper.make_tensor("many", TensorProto.FLOAT, [], [1e6])
+    axis = helper.make_tensor("axis", TensorProto.INT64, [], [0])
+    one = helper.make_tensor("one", TensorProto.INT64, [], [1])
+    corner = helper.make_tensor("corner", TensorProto.INT64, [1], [0])
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"], axis=0),
+        helper.make_node("Gather", ["flat", "corner"], ["first"], axis=1),
+        helper.make_node("Mul", ["first", "many"], ["wanted"]),
+        helper.make_node("Cast", ["wanted"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Max", ["whole", "one"], ["count"]),
+        helper.make_node("Squeeze", ["count", "corner"], ["shape"]),
+        helper.make_node("Squeeze", ["first"], ["value"]),
+        helper.make_node("Expand", ["value", "shape"], ["large"]),
+        # An engine has to have the numbers for it, and cannot do without them.
+        helper.make_node("CumSum", ["large", "axis"], ["summed"]),
+        helper.make_node("ReduceMax", ["summed"], ["zero"], keepdims=0),
+        helper.make_node("Add", ["image", "zero"], ["again"]),
+        helper.make_node("Concat", ["again", "again"], ["pred"], axis=1),
+    ]
+    shape = [1, 1, 2, 2, 2]
+    graph = helper.make_graph(
+        nodes,
+        "greedy",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("pred", TensorProto.FLOAT, [1, 2, 2, 2, 2])],
+        [many, one, corner, axis],
+    )
+    path = folder / "greedy.onnx"
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(made, str(path))
     return runtime_of("onnx", weights=file_of(path, folder), **fields)
 
 

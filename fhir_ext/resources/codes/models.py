@@ -89,6 +89,7 @@ NETWORK_FAILURES: Final = (
     ("model-failed", "Network failed", "A network raised an error."),
     ("model-crashed", "Network crashed", "The process of a network ended."),
     ("model-hung", "Network hung", "A network did not answer in time and was stopped."),
+    ("model-memory", "Network too greedy", "A network wanted more memory than it may have."),
     ("model-answer", "Nonsense of a model server", "A model server answered nonsense."),
     ("model-disagrees", "Runtimes disagree", "Two runtimes of one network differ too much."),
     ("device-memory", "Too little memory", "The device has too little memory for a network."),
