@@ -21,7 +21,8 @@ from pydicom import Dataset
 
 from fhir_ext.dicom import sr_items as items
 from fhir_ext.resources import codes
-from fhir_ext.resources.codes import naming
+from fhir_ext.resources.codes import Coding, naming
+from fhir_ext.resources.codes.segments import SEGMENT_METHOD
 from fhir_ext.resources.detection import detection_uid
 from fhir_ext.resources.observation import refusal_text, tracking_uid
 from fhir_ext.results import Classification, Measurement, Refusal, Region, ServiceResult
@@ -87,6 +88,7 @@ def _region(
                     item.unit,
                     uncertainty=item.uncertainty,
                     by_hand=(item.name, region) in by_hand,
+                    method=_method(result, item),
                 )
                 for item in numbers
                 if item.value is not None
@@ -126,6 +128,11 @@ def _region(
 def _name(result: ServiceResult, item: Measurement) -> CodedConcept:
     """A standard concept where there is one, else ours."""
     return items.best(naming.measurement_codings(result, item))
+
+
+def _method(result: ServiceResult, item: Measurement) -> Coding | None:
+    ours = naming.MEASUREMENTS.is_ours(result.service, item.name)
+    return SEGMENT_METHOD.get(item.name) if ours else None
 
 
 def _answer(result: ServiceResult, item: Classification) -> CodedConcept:

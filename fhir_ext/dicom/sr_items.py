@@ -82,13 +82,16 @@ def number(
     *,
     uncertainty: Uncertainty | None = None,
     by_hand: bool = False,
+    method: Coding | None = None,
 ) -> Measurement:
     """TID 300; a human's number says so, and an uncertainty is TID 310 in the number's unit."""
+    if by_hand:
+        method = codes.HUMAN_VALUE.coding("human-value")
     found = Measurement(
         name=name,
         value=value,
         unit=unit(ucum),
-        method=concept(codes.HUMAN_VALUE.coding("human-value")) if by_hand else None,
+        method=None if method is None else concept(method),
     )
     if uncertainty is not None:
         # highdicom's MeasurementProperties states every range without a unit.

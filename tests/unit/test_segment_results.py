@@ -69,4 +69,6 @@ def test_an_sr_of_them() -> None:
     text = str(read_back)
     assert "Coronary artery calcium score" in text
     assert "cubic millimeter" in text
+    # The code of the score does not say whose score it is.
+    assert "Agatston scoring method" in text
     assert build_sr(RESULT, evidence, ISSUED) == written

@@ -83,6 +83,11 @@ SEGMENT_STANDARD: Final[Mapping[str, Coding]] = MappingProxyType(
     }
 )
 
+#: How a number was made, where its standard code does not tell: a score may be of mass or volume.
+SEGMENT_METHOD: Final[Mapping[str, Coding]] = MappingProxyType(
+    {"agatston-score": Coding(DCM, "112055", "Agatston scoring method")}
+)
+
 #: Refusals that follow from looking at the pixels.
 SEGMENT_FAILED: Final = frozenset({"core-too-small", "vessel-shape", "blood-pool-enhanced"})
 
