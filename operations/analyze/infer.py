@@ -227,7 +227,7 @@ class Analyzer:
         else:
             output = self.registry.load(version.service, version.version).run(shown.given)
         volume = shown.given.volume if shown.given is not None else None
-        output = complete(manifest, output, volume)
+        output = complete(manifest, output)
         segments = None
         if volume is not None and version.role != "shadow":
             segments = store_masks(self.archive, manifest, key, output.masks, volume)

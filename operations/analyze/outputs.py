@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from fhir_ext.dicom.volume import CTVolume
 from fhir_ext.resources.codes import COUNT_SUFFIX
 from fhir_ext.results import Classification, Detection, Measurement, Refusal, StandardCode
 from models.manifest import Manifest
@@ -20,17 +19,12 @@ from models.service import ServiceOutput
 _NOT_SAID = Refusal("other", "the service says nothing of it", "an answer of the service")
 
 
-def complete(
-    manifest: Manifest, output: ServiceOutput, volume: CTVolume | None = None
-) -> ServiceOutput:
+def complete(manifest: Manifest, output: ServiceOutput) -> ServiceOutput:
     """An output with the codes that the manifest states and the counts that follow from it.
 
     For every output of places or segments there is a number `<name>-count`: how many places
     were found, or how many segments hold a voxel. That none was found is an answer, and a
     refusal has its place. What the service counted itself stands.
-
-    Args:
-        volume: what was shown, to ask the gates why nothing was looked for.
     """
     named = {(item.name, item.region): item.code for item in manifest.measurements}
     measurements = tuple(
@@ -38,9 +32,7 @@ def complete(
         for item in output.measurements
     )
     given = {(item.name, item.region) for item in measurements}
-    counts = (
-        item for item in _counts(manifest, output, volume) if (item.name, item.region) not in given
-    )
+    counts = (item for item in _counts(manifest, output) if (item.name, item.region) not in given)
     return replace(
         output,
         measurements=(*measurements, *counts),
@@ -49,11 +41,8 @@ def complete(
     )
 
 
-def _counts(
-    manifest: Manifest, output: ServiceOutput, volume: CTVolume | None
-) -> Iterator[Measurement]:
+def _counts(manifest: Manifest, output: ServiceOutput) -> Iterator[Measurement]:
     withheld = dict(output.withheld)
-    refused: dict[str, Refusal] | None = None
     for wanted in manifest.outputs:
         if not isinstance(wanted, Detections | Segmentation):
             continue
@@ -61,11 +50,9 @@ def _counts(
         found = None if wanted.name in withheld else _count(wanted, output)
         if found is not None:
             yield Measurement(name, wanted.region, "1", value=float(found))
-            continue
-        if refused is None:
-            refused = manifest.refusals(volume) if volume is not None else {}
-        why = withheld.get(wanted.name) or refused.get(wanted.name) or _NOT_SAID
-        yield Measurement(name, wanted.region, "1", refusal=why)
+        else:
+            why = withheld.get(wanted.name, _NOT_SAID)
+            yield Measurement(name, wanted.region, "1", refusal=why)
 
 
 def _count(wanted: Detections | Segmentation, output: ServiceOutput) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,14 +31,10 @@ class Manifest:
     """As much of a manifest as is looked at."""
 
     outputs: tuple[Any, ...]
-    refused: dict[str, Refusal] = field(default_factory=dict)
 
     @property
     def measurements(self) -> tuple[Any, ...]:
         return tuple(item for item in self.outputs if isinstance(item, MeasurementOutput))
-
-    def refusals(self, _shown: object) -> dict[str, Refusal]:
-        return self.refused
 
 
 NUMBER = MeasurementOutput(name="liver-fat", region=Region.LIVER, unit="%", valid=(0, 100), code=LF)
@@ -124,12 +120,6 @@ def test_places_are_counted_or_the_reason_is_said(
     given: dict[str, Any], count: float | str
 ) -> None:
     assert counts(complete(Manifest((CYSTS,)), ServiceOutput(**given))) == {"cyst-count": count}
-
-
-def test_the_gates_say_why_nothing_was_looked_for() -> None:
-    manifest = Manifest((CYSTS, LOBES), {"cyst": KERNEL})
-    found = complete(manifest, ServiceOutput(), volume=object())
-    assert counts(found) == {"cyst-count": "kernel", "lobes-count": "other"}
 
 
 def test_segments_count_when_they_hold_a_voxel() -> None:
