@@ -54,6 +54,9 @@ class Places:
 
     def finish(self, said: Said) -> None:
         output = self._output
+        if self._grid.uneven is not None:
+            said.withhold(output, self._grid.uneven)
+            return
         rows = np.concatenate(self._rows) if self._rows else np.empty((0, 8))
         # What a network predicts outside of a patch is nothing once it is clipped to the patch.
         rows = rows[self._grid.holds(rows[:, 2:5]) & (rows[:, 5:] > 0).all(axis=1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 from network_samples import DETECTED, WINDOW, Answer, Peaks
 
-from fhir_ext.dicom.volume import CTVolume
+from fhir_ext.dicom.volume import CTVolume, GeometryIssue
 from fhir_ext.results import Detection
 from models.manifest import ManifestError
 from models.network.places import distinct
@@ -287,3 +288,14 @@ def test_one_place_has_one_box_whatever_the_order() -> None:
         assert tuple(found[3][[0, 2]]) == (0.5, 30)
     assert len(distinct(np.array(rows), 0.2, 2)) == 2
     assert len(distinct(np.empty((0, 8)), 0.2, 2)) == 0
+
+
+def test_unequal_distances_of_slices_have_no_places(host: Host, tmp_path: Path) -> None:
+    """The mean step of a stack with a gap led to places that were nobody's."""
+    issue = GeometryIssue("gap", "1 gaps, about 3 slices of 2.000 mm missing")
+    uneven = replace(balls(), issues=(issue,))
+    service = samples.service_of(tmp_path, Peaks(), [DETECTED], host, preprocessing=ASKED)
+    said = samples.run(service, uneven)
+    assert said.detections == () and not said.searched
+    ((name, refusal),) = said.withheld
+    assert (name, refusal.rule, refusal.seen) == ("ball", "gap", issue.detail)
