@@ -32,6 +32,7 @@ from fhir_ext.issuer.addresses import is_loopback
 from fhir_ext.outcome import BodyLimit, SecurityHeaders, install_error_handlers
 from fhir_ext.outgoing import OutgoingGuard
 from fhir_ext.settings import Settings
+from fhir_ext.status.login import StatusLogin
 from fhir_ext.status.routes import status_router
 from fhir_ext.status.service import StatusDeps
 from fhir_ext.store.engine import create_store_engine
@@ -105,6 +106,8 @@ def create_app(settings: Settings) -> FastAPI:
         title="fhir-ext", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
     install_error_handlers(app)
+    if password := settings.server.status_password:
+        app.add_middleware(StatusLogin, password=password.get_secret_value())
     app.add_middleware(SecurityHeaders)
     app.add_middleware(BodyLimit, max_bytes=settings.limits.body_bytes)
     registry = Registry(site=settings.models.folder)

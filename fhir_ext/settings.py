@@ -111,6 +111,13 @@ class BridgeSettings(Group):
     )
 
 
+def _real_secret(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if len(text) < 16 or text.lower() in PLACEHOLDERS:
+        raise ValueError("must be at least 16 characters and not a placeholder")
+    return value
+
+
 class IntakeSettings(Group):
     """Hooks, sweep and completeness."""
 
@@ -137,11 +144,8 @@ class IntakeSettings(Group):
 
     @field_validator("hook_secret")
     @classmethod
-    def _real_secret(cls, value: SecretStr) -> SecretStr:
-        text = value.get_secret_value()
-        if len(text) < 16 or text.lower() in PLACEHOLDERS:
-            raise ValueError("must be at least 16 characters and not a placeholder")
-        return value
+    def _real_hook_secret(cls, value: SecretStr) -> SecretStr:
+        return _real_secret(value)
 
 
 class DatabaseSettings(Group):
@@ -271,6 +275,16 @@ class ServerSettings(Group):
     host: str = Field("127.0.0.1", description="Bind address.")
     port: int = Field(8000, description="Bind port.")
     public_url: str = Field("http://127.0.0.1:8000", description="How others reach us.")
+    status_password: SecretStr | None = Field(
+        None,
+        description="Asked for by the status page and `/metrics` (HTTP Basic, any user name); "
+        "set it where others than operators reach the port.",
+    )
+
+    @field_validator("status_password")
+    @classmethod
+    def _real_password(cls, value: SecretStr | None) -> SecretStr | None:
+        return None if value is None else _real_secret(value)
 
     @property
     def fhir_base(self) -> str:
