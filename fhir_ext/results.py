@@ -230,6 +230,7 @@ class Issue:
         evidence: names of the measurements it rests on.
         known_condition: key of `fhir_ext.resources.codes.CONDITIONS`; when such a
             Condition is already on the patient's problem list no issue is raised.
+        region: where the measurements were taken; None when any region counts.
     """
 
     code: str
@@ -237,6 +238,7 @@ class Issue:
     detail: str
     evidence: tuple[str, ...]
     known_condition: str | None = None
+    region: Region | None = None
 
 
 @dataclass(frozen=True, slots=True)

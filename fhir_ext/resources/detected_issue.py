@@ -31,7 +31,7 @@ def detected_issue(result: ServiceResult, issue: Issue, context: WriteContext) -
     Raises:
         KeyError: the issue has no code.
     """
-    evidence: Json = {"detail": evidence_references(result, issue.evidence)}
+    evidence: Json = {"detail": evidence_references(result, issue.evidence, issue.region)}
     if issue.code in codes.ISSUE_EVIDENCE:
         evidence["code"] = [concept(codes.ISSUE_EVIDENCE[issue.code])]
     return {

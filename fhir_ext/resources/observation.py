@@ -33,17 +33,24 @@ def device_reference(result: ServiceResult) -> Json:
     return {"reference": f"Device/{device_id(result.model)}"}
 
 
-def evidence_references(result: ServiceResult, names: Sequence[str]) -> list[Json]:
+def evidence_references(
+    result: ServiceResult, names: Sequence[str], region: Region | None = None
+) -> list[Json]:
     """References to the members that a statement about `names` rests on.
 
-    The number of both lungs speaks for its parts; without it, all regions are named.
+    Without a region the number of both lungs speaks for its parts; where there is none, all
+    regions are named.
 
     Raises:
         ValueError: none of the numbers stands, so there is nothing to rest on.
     """
     found = []
     for name in names:
-        items = [m for m in result.measurements if m.name == name and m.value is not None]
+        items = [
+            item
+            for item in result.measurements
+            if item.name == name and item.value is not None and region in (None, item.region)
+        ]
         whole = [m for m in items if m.region is Region.LUNGS]
         found += [measurement_reference(result, item) for item in whole or items]
     if not found:

@@ -87,6 +87,7 @@ def _calcium(values: Mapping[Key, float], limits: Thresholds) -> Issue | None:
         severity="low" if score < limits.cac_drs_2 else "moderate",
         detail=f"Agatston score {score:.1f}, CAC-DRS {category}.",
         evidence=(AGATSTON,),
+        region=Region.CORONARY_ARTERIES,
     )
 
 
@@ -102,6 +103,7 @@ def _aorta(values: Mapping[Key, float], limits: Thresholds) -> Issue | None:
             f"{limits.ascending_aorta_mm:g} mm or more is dilated."
         ),
         evidence=(DIAMETER,),
+        region=Region.ASCENDING_AORTA,
     )
 
 
@@ -122,6 +124,7 @@ def _trunk(values: Mapping[Key, float], limits: Thresholds) -> Issue | None:
         severity="moderate",
         detail=f"The pulmonary trunk is {' and '.join(said)}.",
         evidence=tuple(evidence),
+        region=Region.PULMONARY_TRUNK,
     )
 
 
@@ -137,4 +140,5 @@ def _bone(values: Mapping[Key, float], limits: Thresholds) -> Issue | None:
             f"{limits.l1_hu:g} HU or less is more than 90 % specific for osteoporosis."
         ),
         evidence=(TRABECULAR,),
+        region=Region.VERTEBRA_L1,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from result_samples import (
+    ISSUE,
     KERNEL,
     MODEL,
     context,
@@ -198,6 +199,16 @@ def test_evidence_falls_back_to_the_sides() -> None:
     )
     (risk,) = resources(bundle_of(result(measurements=numbers)), "RiskAssessment")
     assert len(risk["basis"]) == 2
+
+
+def test_an_issue_about_one_region_names_no_other() -> None:
+    left = replace(ISSUE, region=Region.LEFT_LUNG)
+    made = result(issues=(left,))
+    (issue,) = resources(bundle_of(made), "DetectedIssue")
+    (named,) = issue["evidence"][0]["detail"]
+    assert named["reference"].endswith(
+        result_id(made.inference_key, "measurement", "laa-950", "left-lung")
+    )
 
 
 def test_a_risk_that_rests_on_nothing_is_an_error() -> None:
