@@ -55,7 +55,7 @@ class Grows(nn.Module):
         kept: list[torch.Tensor] = []
         while bool((image != 0).any()):
             # Written to, since memory that is only asked for costs nothing.
-            kept.append(torch.ones([10_000_000]))
+            kept.append(torch.ones([10_000_000]) * float(len(kept)))
         # Were it not used, the list would be optimized away, and the loop with it.
         return torch.cat([image, image], 1) + float(len(kept))
 
