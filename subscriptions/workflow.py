@@ -4,6 +4,7 @@
        │            │                     │
        └ incomplete: put back with a delay, as a new queue entry
                     └ upstream down: durable wait, same step again, then a Task
+                    └ a model's server down: the others are published, then put back
                     └ refused data: a coded result, not an error
 
 Every step runs at least once and is idempotent. A step hands on JSON only; pixels stay in
@@ -91,7 +92,12 @@ class StudyWorkflow:
         raw = self._step(message, "prepare", self._prepare, message)
         prepared = _prepared.validate_python(raw)
         if prepared.kind == "incomplete":
-            return self._put_back(message, prepared)
+            return self._put_back(
+                message,
+                _Parked("prepare", prepared.reason, prepared.detail),
+                waits(self.intake.incomplete_retry, LONGEST_INCOMPLETE_WAIT, message.attempt),
+                self.intake.incomplete_give_up,
+            )
         outcomes: list[Json] = []
         if prepared.kind == "work":
             outcomes = [
@@ -99,9 +105,17 @@ class StudyWorkflow:
                 for job in prepared.jobs
             ]
             self._step(message, "publish", self._publish, message, raw, outcomes)
-        if (failure := first_failure(outcomes)) is not None:
+        if failures := writing_failures(outcomes):
             self._step(message, "record", self._record, message, raw, outcomes)
-            raise _Parked("analyze", failure.code, failure.message)
+            parked = _Parked("analyze", failures[0].code, told(failures))
+            if not all(failure.again for failure in failures):
+                raise parked
+            return self._put_back(
+                message,
+                parked,
+                waits(self.intake.upstream_retry, LONGEST_WAIT, message.attempt),
+                self.intake.upstream_give_up,
+            )
         self._step(message, "finish", self._finish, message, raw, outcomes)
         return "done" if prepared.kind == "work" else "nothing-to-do"
 
@@ -166,26 +180,36 @@ class StudyWorkflow:
 
     def _park(self, message: StudyMessage, step: str, code: str, text: str) -> None:
         self.analyze.write_parked_task(message.imaging_study_id, step, code, text)
-        self._note(message, state="parked", reason=code, detail=text, finished_at=now())
+        self._note(message, state="parked", step=step, reason=code, detail=text, finished_at=now())
         self.metrics.study("parked")
         event(log, "study-parked", step=step, code=code, attempt=message.attempt)
 
     # What surrounds the steps
 
-    def _put_back(self, message: StudyMessage, prepared: Prepared) -> str:
-        """Come back to an incomplete study later, without holding a place in the worker."""
-        first, longest = self.intake.incomplete_retry, LONGEST_INCOMPLETE_WAIT
-        delay, waited = waits(first, longest, message.attempt)
-        if waited >= self.intake.incomplete_give_up:
-            raise _Parked("prepare", prepared.reason, prepared.detail)
+    def _put_back(
+        self,
+        message: StudyMessage,
+        why: _Parked,
+        waiting: tuple[timedelta, timedelta],
+        give_up: timedelta,
+    ) -> str:
+        """Come back to a study later, without holding a place in the worker.
+
+        Args:
+            why: what is raised once it has waited for `give_up`.
+            waiting: the pause from now on, and the sum of those before.
+        """
+        delay, waited = waiting
+        if waited >= give_up:
+            raise why
         following = replace(message, attempt=message.attempt + 1)
         DBOS.enqueue_workflow_with_options(enqueue_options(following, delay), following.as_json())
-        self._step(message, "wait", self._waiting, message, prepared.reason, prepared.detail)
+        self._step(message, "wait", self._waiting, message, why.step, why.code, why.message)
         return "waiting"
 
-    def _waiting(self, message: StudyMessage, reason: str, detail: str) -> None:
+    def _waiting(self, message: StudyMessage, step: str, reason: str, detail: str) -> None:
         self._note(message, state="waiting", reason=reason, detail=detail)
-        self.metrics.retry("prepare", reason)
+        self.metrics.retry(step, reason)
 
     def _step(
         self, message: StudyMessage, name: str, function: Callable[..., Any], *args: Any
@@ -219,7 +243,9 @@ class StudyWorkflow:
             seconds = {name: time.perf_counter() - begin}
             if isinstance(answer["value"], dict):
                 seconds |= answer["value"].get("seconds", {})
-            self._note(message, step=name, seconds=seconds)
+            # What parked is the step to tell of, and it has told itself.
+            told_step = {} if name == "park" else {"step": name}
+            self._note(message, seconds=seconds, **told_step)
         return answer
 
     def _note(
@@ -263,13 +289,20 @@ class StudyWorkflow:
         )
 
 
-def first_failure(outcomes: list[Json]) -> VersionFailure | None:
-    """The first version that should have written a result and gave nothing."""
-    for raw in outcomes:
-        for failure in _outcome_of(raw).failures:
-            if failure.role != "shadow":
-                return failure
-    return None
+def writing_failures(outcomes: list[Json]) -> list[VersionFailure]:
+    """Versions that should have written a result and gave nothing; what lasts comes first."""
+    found = dict.fromkeys(
+        failure
+        for raw in outcomes
+        for failure in _outcome_of(raw).failures
+        if failure.role != "shadow"
+    )
+    return sorted(found, key=lambda failure: failure.again)
+
+
+def told(failures: list[VersionFailure]) -> str:
+    """What a human reads of them: a code alone does not say which model it is."""
+    return "; ".join(f"{item.service} {item.version}: {item.message}" for item in failures)
 
 
 def trace_id_of(carrier: Mapping[str, str]) -> str | None:

@@ -9,7 +9,13 @@ from typing import Literal
 
 from fhir_ext.clients.dicomweb import DicomWebClient
 from fhir_ext.dicom.seg import Segmentation, read_segmentation
-from fhir_ext.errors import FhirExtError, ParkedWork, RefusedInput, SettingsError
+from fhir_ext.errors import (
+    FhirExtError,
+    ParkedWork,
+    RefusedInput,
+    SettingsError,
+    UpstreamError,
+)
 from fhir_ext.results import Refusal, SeriesSource, ServiceResult
 from fhir_ext.settings import LimitSettings
 from models.registry import NotInstalledError, Registry
@@ -39,6 +45,7 @@ class VersionFailure:
 
     Attributes:
         code, message: of the ModelFailure; no patient data.
+        again: a server was down or slow, so that the same may succeed later.
     """
 
     service: str
@@ -46,6 +53,7 @@ class VersionFailure:
     role: Literal["active", "canary", "shadow"]
     code: str
     message: str
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +120,11 @@ class Analyzer:
     ) -> SeriesOutcome:
         """Fetch, gate and infer the images of one job.
 
-        What may not be used is a refused result, not an error; a model that fails takes no
-        other's result away.
+        What may not be used is a refused result, not an error; a model that fails, or whose
+        server does not answer, takes no other's result away.
 
         Raises:
-            UpstreamError: the archive or a remote model server is down, or delivered too little.
+            UpstreamError: the archive is down, or delivered too little.
         """
         with room_for(self.budget, job, urgent) as hold:
             begin = time.perf_counter()
@@ -137,7 +145,7 @@ class Analyzer:
             start = time.perf_counter()
             try:
                 result = self._run(study_instance_uid, job, version, shown)
-            except (ParkedWork, NotInstalledError, SettingsError) as failure:
+            except (ParkedWork, NotInstalledError, SettingsError, UpstreamError) as failure:
                 failures.append(_failure(version, failure))
                 continue
             (shadows if version.role == "shadow" else written).append(result)
@@ -257,5 +265,10 @@ class Analyzer:
 
 def _failure(version: VersionRef, failure: FhirExtError) -> VersionFailure:
     return VersionFailure(
-        version.service, version.version, version.role, failure.code, failure.message
+        version.service,
+        version.version,
+        version.role,
+        failure.code,
+        failure.message,
+        again=isinstance(failure, UpstreamError),
     )

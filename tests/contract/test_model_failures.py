@@ -10,6 +10,7 @@ from hostile import encoded, hostile_archive, multipart
 from pydantic import TypeAdapter
 
 from fhir_ext.clients.dicomweb import DicomWebClient
+from fhir_ext.errors import UpstreamTimeout
 from fhir_ext.phantom import PhantomSpec, build, write_series
 from fhir_ext.settings import ArchiveSettings, LimitSettings
 from models.manifest import ManifestError
@@ -19,7 +20,7 @@ from models.service import ModelInput, Service, ServiceOutput
 from operations.analyze.infer import Analyzer, SeriesOutcome
 from operations.analyze.plan import SeriesJob, VersionRef
 from operations.analyze.prepare import Prepared
-from subscriptions.workflow import first_failure, outcome_rows
+from subscriptions.workflow import outcome_rows, told, writing_failures
 
 SHIPPED = Registry()
 VERSION = SHIPPED.manifest("lung-density").version
@@ -37,14 +38,21 @@ class _Broken:
         raise ModelFailure("model-hung", "after 5 s")
 
 
+class _Stalled:
+    def run(self, given: ModelInput) -> ServiceOutput:
+        raise UpstreamTimeout("the model server did not answer in time")
+
+
 class _Versions(Registry):
-    """The shipped service, and a version 9.9.9 of it that hangs."""
+    """The shipped service, and a version 9.9.9 of it that hangs or whose server does."""
+
+    broken: Service = _Broken()
 
     def load(self, service: str, version: str | None = None) -> Service:
-        return _Broken() if version == "9.9.9" else super().load(service, version)
+        return self.broken if version == "9.9.9" else super().load(service, version)
 
 
-def registry(folder: Path) -> Registry:
+def registry(folder: Path) -> _Versions:
     shipped = SHIPPED.find("lung-density").folder / MANIFEST
     target = folder / "lung-density" / "9.9.9" / MANIFEST
     target.parent.mkdir(parents=True)
@@ -79,10 +87,30 @@ def test_the_others_results_stand(series: list[pydicom.Dataset], tmp_path: Path,
     raw = TypeAdapter(SeriesOutcome).dump_python(outcome, mode="json")
     raw["issued"] = "2026-11-24T12:00:00+00:00"
     # A study waits for a human only when something is missing from the record.
-    assert (first_failure([raw]) is None) == (role == "shadow")
+    failures = writing_failures([raw, raw])
+    assert (failures == []) == (role == "shadow")
+    if failures:
+        # Two series, one thing to mend; a code alone would not say which model it is.
+        assert (
+            told(failures)
+            == "lung-density 9.9.9: the network did not answer in time and was stopped: after 5 s"
+        )
+
     prepared = Prepared("work", "study", study_instance_uid=result.study_instance_uid)
     rows = outcome_rows("run", prepared, [raw])
     assert [row.status for row in rows] == (["done"] if role == "shadow" else ["done", "failed"])
+
+
+@pytest.mark.parametrize("role", ["active", "shadow"])
+def test_nobody_waits_for_the_server_of_another_model(
+    series: list[pydicom.Dataset], tmp_path: Path, role: str
+) -> None:
+    installed = registry(tmp_path)
+    installed.broken = _Stalled()
+    bad = VersionRef("lung-density", "9.9.9", role)  # type: ignore[arg-type]
+    outcome = analyzed(series, installed, bad, VersionRef("lung-density", VERSION))
+    assert [result.status for result in outcome.results] == ["done"]
+    assert [(item.code, item.again) for item in outcome.failures] == [("upstream-timeout", True)]
 
 
 def test_a_version_that_is_gone_takes_no_other_result_away(
