@@ -7,9 +7,11 @@ import sys
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 
 from fhir_ext import __version__
 from fhir_ext.cli import demo, doctor, models_cmd, phantom_cmd, risk, run, token_cmd, work
+from fhir_ext.cli.parts import is_configured
 from fhir_ext.errors import FhirExtError
 
 app = typer.Typer(
@@ -49,13 +51,27 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except FhirExtError as error:
-        Console(stderr=True).print(
-            f"[bold red]error[/] ({error.code}): {error.message}", highlight=False
-        )
+        _say(f"[bold red]error[/] ({error.code}):", error.message)
+        sys.exit(1)
+    except SQLAlchemyError as error:
+        # Its message holds the statement with its values.
+        name = type(error).__name__
+        _say("[bold red]error[/] (database):", f"{name}; run `fhir-ext migrate`, then doctor")
         sys.exit(1)
     except ValidationError as error:
-        Console(stderr=True).print("[bold red]the settings are not valid:[/]")
+        _say("[bold red]the settings are not valid:[/]")
         for problem in error.errors(include_url=False, include_input=False):
             name = "FHIR_EXT_" + "__".join(str(part).upper() for part in problem["loc"])
-            Console(stderr=True).print(f"  {name}: {problem['msg']}", highlight=False, markup=False)
+            _say(f"  {name}:", problem["msg"])
+        if not is_configured():
+            _say("nothing is configured, and nothing runs in this folder:")
+            _say("  go where `fhir-ext up` or `demo` runs, start it here, or set FHIR_EXT_CONFIG")
         sys.exit(2)
+
+
+def _say(label: str, text: str = "") -> None:
+    """One line on stderr, however long: a command in it is copied as a whole."""
+    console = Console(stderr=True)
+    console.print(label, end=" " if text else "\n", highlight=False, soft_wrap=True)
+    if text:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from fhir_ext.cli import printing
+from fhir_ext.errors import SettingsError
 
 PANEL = "Run"
 
@@ -47,11 +48,12 @@ def demo(
     from fhir_ext.cli.tree import Tree, interruptible
 
     console = printing.console(markup=True)
-    once = once or not sys.stdin.isatty() or not sys.stdout.isatty()
+    watched = sys.stdin.isatty() and sys.stdout.isatty()
+    _require_own(directory)
     begin = time.monotonic()
     environment = {
         "FHIR_EXT_BRIDGE__QUIET_PERIOD": "PT1S",
-        "FHIR_EXT_BRIDGE__ISSUERS": json.dumps({"FHIR-EXT-DEMO": DEMO_SYSTEM}),
+        "FHIR_EXT_BRIDGE__ISSUERS": DEMO_ISSUERS,
         **(_real_study_settings() if studies else {}),
     }
     console.rule("fhir-ext demo")
@@ -64,13 +66,16 @@ def demo(
         fresh=True,
         environment=environment,
     )
+    (tree.directory / SUMMARY).write_text('{"ok": false}\n')
     ok = False
     with interruptible() as stop:
         try:
             tree.start()
             summary = _run(tree, console, studies, begin)
             ok = bool(summary["ok"])
-            if not once:
+            if not watched and not once:
+                console.print("\nThere is no terminal to press Ctrl-C in.")
+            elif not once:
                 console.print("\nEverything stays up for you to look at. [bold]Ctrl-C stops it.[/]")
                 while not stop.wait(0.5):
                     tree.watch_once()
@@ -82,7 +87,26 @@ def demo(
         raise typer.Exit(1)
 
 
+def _require_own(directory: Path) -> None:
+    """The demo begins by deleting data.
+
+    Raises:
+        SettingsError: they are those of `fhir-ext up`.
+    """
+    if (directory / "db").exists() and not (directory / SUMMARY).exists():
+        raise SettingsError(
+            f"{directory} holds data of `fhir-ext up`, which the demo would delete: name another "
+            "folder with --dir, or delete it"
+        )
+
+
 DEMO_SYSTEM = "https://w3id.org/fhir-ext/demo/patients"
+
+#: Who gives identifiers to invented patients: issuer in DICOM, system in FHIR.
+DEMO_ISSUERS = json.dumps({"FHIR-EXT-DEMO": DEMO_SYSTEM})
+
+#: What the demo leaves behind; a folder with data and without it is somebody's own.
+SUMMARY = "demo.json"
 
 _INTRODUCTION = (
     "A FHIR server (HAPI) and a DICOMweb archive (Orthanc) start on this machine. Chest CTs go "
@@ -147,7 +171,7 @@ def _run(tree: Any, console: Console, folder: Path | None, begin: float) -> dict
         **models.as_json(),
         "problems": problems,
     }
-    path = tree.directory / "demo.json"
+    path = tree.directory / SUMMARY
     path.write_text(json.dumps(summary, indent=2) + "\n")
     console.print("\n[bold]Where to look[/]")
     for name, url in {**tree.urls, **report.links}.items():

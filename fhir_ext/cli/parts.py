@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 RUN_DIRECTORY = Path(".run")
 
 
+def is_configured() -> bool:
+    """Whether the environment says anything of an installation."""
+    return "FHIR_EXT_CONFIG" in os.environ or any(
+        name.startswith("FHIR_EXT_INTAKE__") for name in os.environ
+    )
+
+
 def load_settings() -> Settings:
     """Settings from the environment and `FHIR_EXT_CONFIG`.
 
@@ -31,8 +38,7 @@ def load_settings() -> Settings:
     taken, so that `fhir-ext doctor` and the others speak to the running tree.
     """
     state = RUN_DIRECTORY / "state.json"
-    configured = any(name.startswith("FHIR_EXT_INTAKE__") for name in os.environ)
-    if not configured and "FHIR_EXT_CONFIG" not in os.environ and state.is_file():
+    if not is_configured() and state.is_file():
         os.environ.update(json.loads(state.read_text())["environment"])
     return Settings()
 

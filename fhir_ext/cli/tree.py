@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -14,16 +15,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import requests
 from rich.console import Console
 
+from fhir_ext.cli.demo import DEMO_ISSUERS
 from fhir_ext.cli.identity import issuer_settings
 from fhir_ext.cli.parts import prepare_stores
 from fhir_ext.embedded.archive import OrthancServer
 from fhir_ext.embedded.hapi import HapiServer, ensure_hapi
 from fhir_ext.embedded.process import ChildProcess, free_port, wait_until
 from fhir_ext.embedded.server import EmbeddedServer
+from fhir_ext.errors import SettingsError
 from fhir_ext.settings import Settings
 
 Progress = Callable[[str], None]
@@ -53,6 +57,9 @@ class Tree:
         directory: data, logs and `state.json`; kept between runs unless `fresh`.
         progress: takes one line per event, for people.
         environment: further `FHIR_EXT_*` settings for our programs.
+
+    Raises:
+        SettingsError: another tree runs in this folder.
     """
 
     def __init__(
@@ -65,10 +72,12 @@ class Tree:
     ) -> None:
         self.directory, self._progress = directory.resolve(), progress
         self._extra = dict(environment or {})
-        if fresh:
-            for name in ("hapi", "archive", "db", "audit"):
-                shutil.rmtree(self.directory / name, ignore_errors=True)
         self.directory.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.directory / "lock")
+        if fresh:
+            # Versions without a row would stand in the way of those that are installed next.
+            for name in ("hapi", "archive", "db", "audit", "models"):
+                shutil.rmtree(self.directory / name, ignore_errors=True)
         self.environment: dict[str, str] = {}
         self.urls: dict[str, str] = {}
         self._servers: list[EmbeddedServer] = []
@@ -199,9 +208,10 @@ class Tree:
             if program.held or program.child.alive():
                 continue
             moment = time.monotonic()
-            program.restarts = [t for t in program.restarts if moment - t < 60] + [moment]
-            if len(program.restarts) > RESTARTS_PER_MINUTE:
+            program.restarts = [t for t in program.restarts if moment - t < 60]
+            if len(program.restarts) >= RESTARTS_PER_MINUTE:
                 continue
+            program.restarts.append(moment)
             self._progress(f"fhir-ext {program.name} ended ({program.child.exit_code}); restarting")
             program.child = program.start()
             self._write_state()
@@ -216,6 +226,7 @@ class Tree:
             server.stop()
         self._programs, self._servers = [], []
         (self.directory / "state.json").unlink(missing_ok=True)
+        self._lock.close()
 
     def _write_state(self) -> None:
         pids = {program.name: program.child.pid for program in self._programs}
@@ -230,6 +241,23 @@ class Tree:
         # It holds the archive's password and the hook secret.
         path.touch(mode=0o600)
         path.write_text(json.dumps(state, indent=2))
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """A file that is locked until it is closed, also by our death.
+
+    Raises:
+        SettingsError: another process holds it.
+    """
+    file = path.open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise SettingsError(
+            f"something runs in {path.parent} already: stop it, or name another folder with --dir"
+        ) from error
+    return file
 
 
 def _answers(url: str) -> bool:
@@ -268,10 +296,25 @@ def interruptible() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+def _phantoms() -> dict[str, str]:
+    """Settings by which the patients of `fhir-ext phantom` are found."""
+    name = "FHIR_EXT_BRIDGE__ISSUERS"
+    if "FHIR_EXT_CONFIG" in os.environ:
+        return {}
+    return {name: os.environ.get(name) or DEMO_ISSUERS}
+
+
 def run_until_interrupted(directory: Path, *, fresh: bool) -> None:
     """Bring the tree up, show where to look, and keep it up until Ctrl-C or SIGTERM."""
     console = Console()
-    tree = Tree(directory, lambda line: console.print(f"  {line}", highlight=False), fresh=fresh)
+    tree = Tree(
+        directory,
+        lambda line: console.print(f"  {line}", highlight=False),
+        fresh=fresh,
+        environment=_phantoms(),
+    )
+    # What lies here is not the demo's any more, which would delete it.
+    (tree.directory / "demo.json").unlink(missing_ok=True)
     with interruptible() as stop:
         try:
             tree.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -51,19 +52,47 @@ def test_model_commands_need_no_settings() -> None:
     assert "lung-density" in CliRunner().invoke(app, ["model", "list"]).stdout
 
 
-def test_missing_settings_name_the_variable(tmp_path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "fhir_ext", "doctor"],
-        cwd=tmp_path,
-        env={"PATH": "/usr/bin:/bin"},
+def _called(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "fhir_ext", *arguments],
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", **environment},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+def test_missing_settings_name_the_variable_and_say_where_to_go(tmp_path: Path) -> None:
+    done = _called(tmp_path, "doctor")
     assert done.returncode == 2
     assert "FHIR_EXT_INTAKE" in done.stderr
+    assert "fhir-ext up" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_database_that_is_not_up_to_date_is_one_line_without_its_values(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'empty.sqlite'}"
+    settings = {
+        "FHIR_EXT_DATABASE__URL": url,
+        "FHIR_EXT_INTAKE__HOOK_SECRET": "a-secret-of-tests",
+        "FHIR_EXT_INTAKE__HOOK_URL": "http://127.0.0.1:1/hooks",
+        "FHIR_EXT_FHIR__BASE_URL": "http://127.0.0.1:1/fhir",
+        "FHIR_EXT_ARCHIVE__QIDO_URL": "http://127.0.0.1:1/dicom-web",
+        "FHIR_EXT_ARCHIVE__WADO_URL": "http://127.0.0.1:1/dicom-web",
+        "FHIR_EXT_ARCHIVE__STOW_URL": "http://127.0.0.1:1/dicom-web",
+    }
+    done = _called(tmp_path, "tasks", "list", **settings)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error (database): OperationalError; run `fhir-ext migrate`")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_errors_are_one_line_however_narrow_the_terminal(tmp_path: Path) -> None:
+    done = _called(tmp_path, "model", "show", "x" * 60, "1.0.0", COLUMNS="40")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_the_http_side_imports_no_torch() -> None:
