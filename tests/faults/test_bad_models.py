@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +178,84 @@ def test_weights_that_were_exchanged_on_the_disk_are_not_run(site: Site) -> None
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     run = site.parked(site.study())
     assert run.reason == "weights-hash"
+
+
+class ModelServer:
+    """Speaks KServe v2 while `well`; else holds every call until it is well again, or is closed."""
+
+    def __init__(self) -> None:
+        self.well = threading.Event()
+        self.well.set()
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                owner.well.wait(60)
+                output = {"name": "mean", "datatype": "FP32", "shape": [1, 1], "data": [-500.0]}
+                body = json.dumps({"model_name": "mean", "outputs": [output]}).encode()
+                with contextlib.suppress(OSError):
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
+
+    def __enter__(self) -> ModelServer:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.well.set()
+        self.http.shutdown()
+        self.http.server_close()
+
+    def manifest(self, folder: Path, version: str) -> Path:
+        """A folder whose network is this server."""
+        path = folder_of(folder, NotFinite(), version) / "manifest.yaml"
+        data = yaml.safe_load(path.read_text("utf-8"))
+        data["runtime"] = {
+            "kind": "kserve",
+            "url": f"http://127.0.0.1:{self.http.server_port}",
+            "model": "mean",
+            "deadline_s": 3.0,
+            "inputs": data["runtime"]["inputs"],
+            "outputs": data["runtime"]["outputs"],
+        }
+        path.write_text(yaml.safe_dump(data), "utf-8")
+        return folder
+
+
+@pytest.mark.parametrize("role", ["active", "shadow"])
+def test_the_others_results_do_not_wait_for_a_model_server_that_stalls(
+    site: Site, role: str
+) -> None:
+    version = {"active": "1.0.5", "shadow": "1.0.6"}[role]
+    with ModelServer() as server:
+        site.models.install(server.manifest(site.folder / role, version), ACTOR)
+        assert site.models.test(SERVICE, version, ACTOR).test_passed
+        (site.models.activate if role == "active" else site.models.shadow)(SERVICE, version, ACTOR)
+        server.well.clear()
+        uid = site.study()
+        if role == "shadow":
+            assert site.installation.wait_done(uid).reason is None
+            return
+        site.installation.wait_for(lambda: panels_of(site, uid), "the other's panel")
+        assert panels_of(site, uid) == ["lung-density-panel"]
+        waits = site.installation.wait_for(
+            lambda: [r for r in site.installation.runs(uid) if r.state == "waiting"], "a wait"
+        )
+        assert waits[0].reason == "upstream-timeout"
+        assert f"{SERVICE} {version}" in waits[0].detail
+        server.well.set()
+        site.installation.wait_for(lambda: len(panels_of(site, uid)) == 2, "the late panel")
+
+
+def panels_of(site: Site, uid: str) -> list[str]:
+    found = site.installation.results(uid).get("Observation", [])
+    return [item["code"]["coding"][0]["code"] for item in found if "hasMember" in item]
