@@ -96,13 +96,14 @@ SEMVER = (
     r"^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)"
     r"(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?$"
 )
+SHA256 = r"^[0-9a-f]{64}$"
 #: Ids and versions are names of folders and parts of URLs.
 LONGEST_NAME = 64
 
 Kebab = Annotated[str, Field(pattern=KEBAB, max_length=LONGEST_NAME)]
 Version = Annotated[str, Field(pattern=SEMVER, max_length=LONGEST_NAME)]
 Text = Annotated[str, Field(min_length=1)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Field(pattern=SHA256)]
 Positive = Annotated[float, Field(gt=0)]
 #: Relative POSIX path below the folder of the manifest.
 InnerPath = Annotated[str, Field(min_length=1), AfterValidator(_inside)]

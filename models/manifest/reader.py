@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from models.manifest.base import Location, ManifestError, Problem
 from models.manifest.model import Manifest
 from models.manifest.outputs import OUTPUT_KINDS
+from models.manifest.reasons import causes, reason, yaml_problem
 from models.manifest.runtimes import RUNTIME_KINDS
 
 #: Largest manifest, in bytes.
@@ -53,14 +54,14 @@ def read_manifest(path: Path) -> Manifest:
         data = _constructed(root)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or "not YAML"
+        problem = yaml_problem(getattr(error, "problem", None) or "not YAML")
         raise ManifestError(f"{path}:{mark.line + 1 if mark else 1}: {problem}") from error
     except RecursionError as error:
         raise ManifestError(f"{path}:1: nested too deeply") from error
     try:
         return Manifest.model_validate(data)
     except ValidationError as error:
-        found = islice(error.errors(include_url=False, include_input=False), MOST_PROBLEMS)
+        found = islice(causes(error.errors(include_url=False, include_input=False)), MOST_PROBLEMS)
         problems = tuple(_problem(root, item) for item in found)
         lines = (f"{path}:{item.line}: {item.field}: {item.reason}" for item in problems)
         raise ManifestError("\n".join(lines), problems) from error
@@ -76,7 +77,11 @@ def _text(path: Path) -> str:
         if len(data) > MAX_BYTES:
             raise ManifestError(f"{path}: cannot be read: longer than {MAX_BYTES} bytes")
         return data.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ManifestError(f"{path}: cannot be read: there is no such file") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: cannot be read: is no text in UTF-8") from error
+    except OSError as error:
         raise ManifestError(f"{path}: cannot be read: {type(error).__name__}") from error
 
 
@@ -139,9 +144,13 @@ def _check_keys(node: yaml.Node | None) -> None:
         elif isinstance(item, yaml.MappingNode):
             names = set()
             for key, value in item.value:
-                if not isinstance(key, yaml.ScalarNode) or key.value in names:
+                if not isinstance(key, yaml.ScalarNode):
                     raise yaml.MarkedYAMLError(
-                        problem="a key appears twice or is no text", problem_mark=key.start_mark
+                        problem="a key is no text", problem_mark=key.start_mark
+                    )
+                if key.value in names:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key `{key.value}` appears twice", problem_mark=key.start_mark
                     )
                 names.add(key.value)
                 waiting += (key, value)
@@ -151,7 +160,7 @@ def _problem(root: yaml.Node | None, error: Any) -> Problem:
     """What pydantic found, at the place where the author can look."""
     location: Location = (error.get("ctx") or {}).get("at") or error["loc"]
     line, names = _walk(root, location)
-    return Problem(line, ".".join(names) or "manifest", error["msg"])
+    return Problem(line, ".".join(names) or "manifest", reason(error))
 
 
 def _walk(node: yaml.Node | None, location: Location) -> tuple[int, list[str]]:

@@ -64,10 +64,10 @@ def test_shipped_manifest_names_exactly_the_measurements() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "line", "reason"),
     [
-        ("version: 0.1.0", "version: one", 2, "version: String should match pattern"),
-        ("id: some-model", "id: Some_Model", 1, "id: String should match pattern"),
-        ("title: Some model\n", "", 1, "title: Field required"),
-        ("licence:", "license:", 1, "licence: Field required"),
+        ("version: 0.1.0", "version: one", 2, "version: must be three numbers"),
+        ("id: some-model", "id: Some_Model", 1, "id: must be lower-case"),
+        ("title: Some model\n", "", 1, "title: is missing"),
+        ("licence:", "license:", 1, "licence: is missing"),
         ("  min_slices: 3", "  min_slices: none", 9, "inputs.min_slices: "),
         ("    min: 100", "    mini: 100", 12, "gates.0.kvp"),
         ("  - rule: kvp", "  - rule: voltage", 11, "gates.0: "),
@@ -75,11 +75,11 @@ def test_shipped_manifest_names_exactly_the_measurements() -> None:
             "[size]",
             "[length]",
             10,
-            "gates: Value error, gate coverage applies to no output",
+            "gates: gate coverage applies to no output",
         ),
         ("region: lungs", "region: elbow", 18, "outputs.0.region: "),
         ("valid: [0, 10]", "valid: [10, 0]", 18, "outputs.0.valid: "),
-        ("settings:", "surplus: 1\nsettings:", 19, "surplus: Extra inputs"),
+        ("settings:", "surplus: 1\nsettings:", 19, "surplus: is no field here"),
         ("  width: 2.0", "  width: [2", 21, ""),
     ],
 )

@@ -141,13 +141,13 @@ def test_what_changes_numbers(old: str, new: str) -> None:
 
 #: (what is replaced, by what, field, part of the reason); the new text is where to look.
 WRONG = [
-    ("sha256: 11", "sha256: 1g", "runtime.weights.sha256", "pattern"),
+    ("sha256: 11", "sha256: 1g", "runtime.weights.sha256", "64 hex digits"),
     ("file: network.pt2", "file: ../network.pt2", "runtime.weights.file", "inside"),
     ("file: network.pt2", "file: /network.pt2", "runtime.weights.file", "inside"),
     ("shape: [n, 1, d", "shape: [n, 0, d", "runtime.inputs.0.shape.1", "at least 1"),
     ("dtype: int64", "dtype: int128", "runtime.outputs.3.dtype", "Input should be"),
     ("orientation: SPL", "orientation: SPS", "preprocessing.orientation", "one letter each"),
-    ("  window:", "  windows:", "preprocessing.windows", "Extra inputs"),
+    ("  window:", "  windows:", "preprocessing.windows", "is no field here"),
     ("tensor: mask", "tensor: maks", "outputs.2.tensor", "no output of the runtime"),
     ("output: nodules", "output: nodes", "review_rules.0.output", "no output of the model"),
     ("output: emphysema", "output: fibrosis", "evaluation.0.metrics.0.output", "no output"),
@@ -175,8 +175,8 @@ def test_errors_name_their_line(
 def test_what_is_missing_is_named_with_the_line_of_its_owner(tmp_path: Path) -> None:
     text = FULL.replace("unit: mL", "units: mL")
     first, second = problems(tmp_path, text)
-    assert first == f"{line_of(text, '- name: lung-volume')}: outputs.0.unit: Field required"
-    assert second.startswith(f"{line_of(text, 'units: mL')}: outputs.0.units: Extra inputs")
+    assert first == f"{line_of(text, '- name: lung-volume')}: outputs.0.unit: is missing"
+    assert second.startswith(f"{line_of(text, 'units: mL')}: outputs.0.units: is no field")
 
 
 def test_rules_of_review_are_for_one_policy(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_all_errors_are_named_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("id: a\nid: b\n", "2: a key appears twice"),
+        ("id: a\nid: b\n", "2: the key `id` appears twice"),
         ("a: &x [1]\nb: *x\n", "1: aliases are not read"),
         ("a: " + "[" * 5000, "nested too deeply"),
         ("a: !!python/object/apply:os.getcwd []\n", "1: "),
