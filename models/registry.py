@@ -197,9 +197,9 @@ class Registry:
                     "the manifest of this version is not the one that was installed",
                     code="model-files-changed",
                 )
-        name = f"models.{_folder(manifest.id)}.service"
+        name = _module_of(manifest.id) or "models.network.service"
         try:
-            module = importlib.import_module(name if _exists(name) else "models.network.service")
+            module = importlib.import_module(name)
         except ModuleNotFoundError as error:
             missing = error.name or "a module"
             raise NotInstalledError(
@@ -211,6 +211,17 @@ class Registry:
             self._host = Host()
         service: Service = module.create(manifest, installed.folder, self._host)
         return service
+
+
+def needs_no_code(service: str) -> bool:
+    """Whether `models.network` runs a service from its manifest alone."""
+    return _module_of(service) is None
+
+
+def _module_of(service: str) -> str | None:
+    """The module of a service that is code."""
+    name = f"models.{_folder(service)}.service"
+    return name if _exists(name) else None
 
 
 def _exists(module: str) -> bool:

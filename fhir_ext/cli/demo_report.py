@@ -211,8 +211,7 @@ def tables(report: Report) -> Iterator[Table]:
     reasons = Table("series", "why a number is refused, or a service not applied", title="Reasons")
     for series in report.series:
         for service in series.services:
-            # That a model of mammograms does not look at CT is no news.
-            if service["reason"] and not service["reason"].startswith("modality:"):
+            if service["reason"] and not _is_no_news(service):
                 where = f"{series.case.label}, {series.case.series[series.series_instance_uid]}"
                 reasons.add_row(where, service["reason"])
     if reasons.row_count:
@@ -224,10 +223,16 @@ def tables(report: Report) -> Iterator[Table]:
     yield timing
 
 
+def _is_no_news(service: dict[str, Any]) -> bool:
+    """That a model of mammograms does not look at CT, or one that is off at anything."""
+    rule = service["reason"].partition(":")[0]
+    return rule in ("modality", "model-not-active", "no-segmentation")
+
+
 def _result_rows(series: SeriesReport, truth: dict[str, float]) -> Iterator[tuple[str, str, str]]:
     """(measurement, truth, result) of both lungs together; each lung's are in `demo.json`."""
     for service in series.services:
-        if service["status"] == "not-applied" and not service["reason"].startswith("modality:"):
+        if service["status"] == "not-applied" and not _is_no_news(service):
             yield service["service"], "", "not applied"
         both = [name for name in service["order"] if "/" not in name]
         for name in both:

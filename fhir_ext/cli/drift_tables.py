@@ -45,6 +45,13 @@ def show_drift(console: Console, report: DriftReport) -> None:
         f"{report.now} results, were {report.before}",
         highlight=False,
     )
+    if report.reference.begin == report.reference.end:
+        console.print(
+            "nothing to compare with yet: all its days are in the window; wait, or give a shorter "
+            "--window",
+            highlight=False,
+        )
+        return
     show(_share_table("input mix", report.mix), console)
     show(_rate_table("refusals", report.refusals), console)
     if report.numbers:

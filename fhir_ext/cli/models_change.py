@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from fhir_ext.cli.models_common import AsJson, Service, Version, operator, registry_service
+from fhir_ext.cli.models_common import (
+    AsJson,
+    Folder,
+    Service,
+    Version,
+    folder_of,
+    operator,
+    registry_service,
+)
 from fhir_ext.cli.printing import mark, show
 
 if TYPE_CHECKING:
@@ -32,14 +39,14 @@ def register(model: typer.Typer) -> None:
 
 
 def install(
-    folder: Annotated[Path, typer.Argument(help="The folder that holds manifest.yaml.")],
+    folder: Folder,
     as_json: AsJson = False,
 ) -> None:
     """Copy a model's folder to the site's versions; it is a draft then and sees no study.
 
     Example: `fhir-ext model install my-model`
     """
-    row = registry_service().install(folder, _actor())
+    row = registry_service().install(folder_of(folder), _actor())
     _say(row, as_json)
 
 

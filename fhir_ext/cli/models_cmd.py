@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,9 +10,9 @@ from pydantic import ValidationError
 from rich.table import Column, Table
 
 from fhir_ext.cli import drift_cmd, models_change, recall_cmd
-from fhir_ext.cli.models_common import AsJson, Service, registry_service
+from fhir_ext.cli.models_common import AsJson, Folder, Service, folder_of, registry_service
 from fhir_ext.cli.printing import show, whole
-from fhir_ext.errors import SettingsError
+from fhir_ext.errors import NotFoundError, SettingsError
 
 if TYPE_CHECKING:
     from operations.model_registry.rows import VersionRow
@@ -101,6 +100,9 @@ def model_show(
 
     rows = [row for row in _standing() or () if row.service == service]
     version = version or next((row.version for row in rows if row.state == "active"), None)
+    if rows and version is None:
+        known = ", ".join(f"{row.version} ({row.state})" for row in rows)
+        raise NotFoundError(f"no version is active; say which one: {known}")
     if not rows:
         manifest = Registry().manifest(service, version)
     else:
@@ -120,7 +122,7 @@ def model_show(
 
 @model.command("validate")
 def model_validate(
-    folder: Annotated[Path, typer.Argument(help="A model's folder, or its manifest.yaml.")],
+    folder: Folder,
     as_json: AsJson = False,
 ) -> None:
     """Check a manifest and every file it names; say what is wrong, line by line.
@@ -132,7 +134,7 @@ def model_validate(
     from models.runtime.weights import MAX_BYTES
     from operations.model_registry.folder import inspect_folder
 
-    base = folder.parent if folder.name == MANIFEST else folder
+    base = folder_of(folder)
     found = inspect_folder(base, MAX_BYTES)
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=2))
@@ -164,7 +166,7 @@ def model_history(
     if as_json:
         typer.echo(json.dumps(events, indent=2))
         return
-    table = Table(whole("at"), *_which(), whole("action"), "became", "who", "reason")
+    table = Table(whole("at (UTC)"), *_which(), whole("action"), "became", "who", "reason")
     for item in events:
         moved = f"{item.get('from', 'nothing')} → {item['to']}"
         became = item["to"] if item.get("from") == item["to"] else moved
@@ -177,7 +179,7 @@ def model_history(
             f"{item['who']} ({item['how']})",
             item.get("reason", ""),
         )
-    show(table)
+    show(table, empty="nothing has been done with such a version")
 
 
 @model.command("agreement")

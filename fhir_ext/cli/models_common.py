@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
 
 Service = Annotated[str, typer.Argument(help="A name that `model list` shows.")]
 Version = Annotated[str, typer.Argument(help="One of its versions.")]
+Folder = Annotated[Path, typer.Argument(help="A model's folder, or its manifest.yaml.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+def folder_of(given: Path) -> Path:
+    """A model's folder, of which people also name the manifest."""
+    return given.parent if given.name == "manifest.yaml" else given
 
 
 def operator() -> str:

@@ -32,8 +32,8 @@ def phantom(
 ) -> None:
     """Store a chest CT phantom of an invented patient, wait, and print what the models say.
 
-    It goes the whole way: archive, ImagingStudy, queue, models, FHIR server.
-    Example: `fhir-ext phantom --emphysema 0.12`
+    It goes the whole way: archive, ImagingStudy, queue, models, FHIR server. Exits with 1 when
+    the study is parked. Example: `fhir-ext phantom --emphysema 0.12`
     """
     from fhir_ext.cli.demo_studies import register, store_phantom
     from fhir_ext.cli.parts import Parts, load_settings
@@ -54,13 +54,16 @@ def phantom(
     # Another seed is another study: the same pixels would be the same work.
     spec = PhantomSpec(emphysema_fraction=emphysema, seed=int(number[-8:], 16))
     case = store_phantom(archive, patient, spec, (kernel,), typer.echo)  # type: ignore[arg-type]
-    _wait(parts, case.study_instance_uid, patience)
+    state = _wait(parts, case.study_instance_uid, patience)
     for line in _lines(parts, case.study_instance_uid):
         typer.echo(line)
+    if state == "parked":
+        typer.echo("the study waits for a human: `fhir-ext tasks list` says why")
+        raise typer.Exit(1)
 
 
-def _wait(parts: Parts, study_instance_uid: str, patience: float) -> None:
-    """Until a run of the study is over.
+def _wait(parts: Parts, study_instance_uid: str, patience: float) -> str:
+    """Until a run of the study is over; its state.
 
     Raises:
         UpstreamError: no worker did it in time.
@@ -71,6 +74,7 @@ def _wait(parts: Parts, study_instance_uid: str, patience: float) -> None:
     if run is None:
         raise UpstreamError("the study was not worked on in time; see `fhir-ext doctor`")
     typer.echo(f"{run.state} after {', '.join(run.step_seconds)}")
+    return run.state
 
 
 def _lines(parts: Parts, study_instance_uid: str) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from fhir_ext.results import Region
-from models.manifest.base import ManifestError
+from models.manifest.base import ManifestError, Problem
 from models.manifest.model import Manifest
 from models.manifest.outputs import MeasurementOutput
 
@@ -17,7 +17,8 @@ Numbers = TypeVar("Numbers", bound=BaseModel)
 
 def unfit(manifest: Manifest, field: str, reason: str) -> ManifestError:
     """The error of a manifest that is right as such, and cannot be run."""
-    return ManifestError(f"manifest of {manifest.id}: {field}: {reason}")
+    problems = (Problem(1, field, reason),)
+    return ManifestError(f"manifest of {manifest.id}: {field}: {reason}", problems)
 
 
 def without_numbers(manifest: Manifest) -> None:

@@ -67,6 +67,16 @@ def read_manifest(path: Path) -> Manifest:
         raise ManifestError("\n".join(lines), problems) from error
 
 
+def line_of(path: Path, field: str) -> int:
+    """Line (from 1) of a field of a manifest that can be read, or of what it would be in.
+
+    Args:
+        field: dotted path, as in `Problem.field`.
+    """
+    parts = (int(part) if part.isdigit() else part for part in field.split("."))
+    return _walk(yaml.compose(_text(path), Loader=yaml.SafeLoader), tuple(parts))[0]
+
+
 def _text(path: Path) -> str:
     try:
         # What may be a pipe would otherwise wait for somebody who writes.

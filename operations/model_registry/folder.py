@@ -19,6 +19,7 @@ import yaml
 from models.manifest import Manifest, ManifestError, Problem, read_manifest
 from models.manifest.base import is_inside
 from models.registry import MANIFEST
+from operations.model_registry.usable import unusable_here
 
 #: Read of a file at once, in bytes.
 _CHUNK: Final = 1 << 20
@@ -92,8 +93,11 @@ def inspect_folder(folder: Path, max_bytes: int) -> Inspection:
         if not error.problems:
             return Inspection(folder, None, (_unreadable(path, error),))
         problems += error.problems
+    if manifest is not None:
+        problems += unusable_here(manifest, path)
     files = named_files(path)
-    problems += _file_problems(folder, files, max_bytes, _may_hold_pickles(manifest))
+    script = manifest is not None and manifest.runtime.kind == "torchscript"
+    problems += _file_problems(folder, files, max_bytes, _may_hold_pickles(manifest), script)
     problems.sort(key=lambda problem: problem.line)
     return Inspection(folder, None if problems else manifest, tuple(problems))
 
@@ -170,7 +174,7 @@ def _walk(node: yaml.Node, at: tuple[str, ...]) -> Iterator[NamedFile]:
 
 
 def _file_problems(
-    folder: Path, files: tuple[NamedFile, ...], max_bytes: int, pickles: bool
+    folder: Path, files: tuple[NamedFile, ...], max_bytes: int, pickles: bool, script: bool
 ) -> Iterator[Problem]:
     left = max_bytes
     for item in files:
@@ -187,6 +191,8 @@ def _file_problems(
             return
         if is_bare_pickle(found) or (not pickles and holds_pickle(found)):
             yield Problem(item.line, item.field, "is a pickle, which may hold any code")
+        if script and item.field == "runtime.weights.file" and not is_torchscript(found):
+            yield Problem(item.line, item.field, "is no file of torch.jit.save")
         if item.hashed and (seen := sha256_of(found)) != item.sha256:
             name = f"{item.field.removesuffix('file')}sha256"
             yield Problem(item.line, name, f"the file has sha256 {seen}")
@@ -228,5 +234,14 @@ def holds_pickle(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(PurePosixPath(name).name == "data.pkl" for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return False
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is what `torch.jit.save` writes: `torch.save` writes no code."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name for name in archive.namelist())
     except (zipfile.BadZipFile, OSError, ValueError):
         return False

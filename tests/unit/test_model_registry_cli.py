@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from fhir_ext.cli import app, doctor
 from fhir_ext.cli.parts import Parts
-from fhir_ext.errors import ConflictError
+from fhir_ext.errors import ConflictError, NotFoundError
 from fhir_ext.settings import Settings
 from fhir_ext.store.engine import create_store_engine, migrate
 from fhir_ext.store.models import ModelStore
@@ -150,3 +150,23 @@ def test_the_doctor_says_that_two_versions_are_active(parts: Parts, tmp_path: Pa
     assert LUNG in finding.seen
     call("retire", LUNG, "1.1.0", "--reason", "entered by hand")
     assert all(finding.ok for finding in doctor._models(parts))
+
+
+def test_a_manifest_stands_for_its_folder(parts: Parts, tmp_path: Path) -> None:
+    folder = lung_folder(tmp_path / "with a space", "1.1.0")
+    call("validate", str(folder / "manifest.yaml"))
+    assert call("install", str(folder / "manifest.yaml")) == f"{LUNG} 1.1.0 is draft\n"
+
+
+def test_a_service_without_an_active_version_names_those_it_has(
+    parts: Parts, tmp_path: Path
+) -> None:
+    call("retire", LUNG, "1.0.0")
+    with pytest.raises(NotFoundError, match=r"say which one: 1\.0\.0 \(retired\)"):
+        call("show", LUNG)
+    assert "# retired" in call("show", LUNG, "1.0.0")
+
+
+def test_a_history_of_nothing_is_said(parts: Parts) -> None:
+    assert "nothing has been done" in call("history", "no-such-model")
+    assert data("history", "no-such-model") == []

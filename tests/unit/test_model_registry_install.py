@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,9 +53,11 @@ def network_folder(folder: Path, **weights: str) -> Path:
             "kind": "safetensors",
             "network": "models.breast_density.network:HistogramNetwork",
             "weights": {**file("weights.safetensors"), "licence": "Apache-2.0", **weights},
-            "inputs": [{"name": "image", "shape": ["n", 4]}],
-            "outputs": [{"name": "image", "shape": ["n", 4]}],
+            "inputs": [{"name": "image", "shape": ["n", 1, "z", "y", "x"]}],
+            "outputs": [{"name": "image", "shape": ["n", 1]}],
         },
+        gates=[],
+        outputs=[{"name": "a", "region": "lungs", "unit": "1", "valid": [0, 1], "tensor": "image"}],
         cases=[
             {
                 "name": "one",
@@ -240,3 +244,56 @@ def test_a_broken_folder_of_the_site_hides_no_other(desk: Desk) -> None:
     desk.service.install(lung_folder(desk.tmp_path, "1.1.0"), OPERATOR)
     found = desk.registry.find(LUNG, "1.1.0")
     assert isinstance(found, Installed)
+
+
+def changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    data = yaml.safe_load((folder / "manifest.yaml").read_text("utf-8"))
+    change(data)
+    return write_model(folder, data)
+
+
+def test_what_a_network_without_code_cannot_do_is_said_before_it_is_run(tmp_path: Path) -> None:
+    folder = changed(
+        network_folder(tmp_path / "m"),
+        lambda data: data["runtime"]["inputs"][0].update(shape=["n", "slices"]),
+    )
+    said = f"{line_of(folder, 'shape:')}: runtime.inputs.0.shape: is neither of volumes nor"
+    assert [line for line in problems(folder) if line.startswith(said)]
+
+
+@pytest.mark.parametrize(("unit", "right"), [("HU", False), ("[hnsf'U]", True), ("mm2", True)])
+def test_units_are_of_ucum(tmp_path: Path, unit: str, right: bool) -> None:
+    folder = changed(
+        network_folder(tmp_path / "m"), lambda data: data["outputs"][0].update(unit=unit)
+    )
+    assert any("UCUM" in line for line in problems(folder)) != right
+
+
+@pytest.mark.parametrize("kind", ["state", "module", "text", "script"])
+def test_a_checkpoint_is_no_torchscript(tmp_path: Path, kind: str) -> None:
+    import torch
+
+    folder = network_folder(tmp_path / "m")
+    path = folder / "network.pt"
+    if kind == "text":
+        path.write_text("weights", "utf-8")
+    elif kind == "script":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.jit.script(torch.nn.Identity()).save(str(path))
+    else:
+        whole = torch.nn.Linear(2, 2)
+        torch.save(whole if kind == "module" else whole.state_dict(), path)
+    weights = {"file": path.name, "sha256": sha256_of(path), "licence": "Apache-2.0"}
+    changed(
+        folder,
+        lambda data: data.update(
+            runtime={
+                **{k: v for k, v in data["runtime"].items() if k != "network"},
+                "kind": "torchscript",
+                "weights": weights,
+            }
+        ),
+    )
+    refused = [line for line in problems(folder) if "is no file of torch.jit.save" in line]
+    assert bool(refused) == (kind != "script")
