@@ -17,6 +17,7 @@ from operations.analyze.plan import (
     NO_SEGMENTATION,
     SEGMENTATION,
     SEGMENTATION_RECALLED,
+    SEGMENTATION_REJECTED,
     NotApplied,
     Plan,
     SeriesJob,
@@ -29,8 +30,11 @@ Json = dict[str, Any]
 #: Preferences that need a header beyond what an ImagingStudy says.
 _OF_HEADERS = frozenset({"thinnest", "thickest", "softest-kernel"})
 #: Why a version that needs segments does not look at a series, and what was seen.
-_ELSEWHERE = (NO_SEGMENTATION, "other images")
-_RECALLED = (SEGMENTATION_RECALLED, "drawn by a recalled version")
+_SEEN = {
+    NO_SEGMENTATION: "other images",
+    SEGMENTATION_RECALLED: "drawn by a recalled version",
+    SEGMENTATION_REJECTED: "rejected by a reviewer",
+}
 #: A body part of DICOM for each site that an ImagingStudy may name.
 _PARTS = {coding.code: part for part, coding in reversed(tuple(BODY_PARTS.items()))}
 
@@ -40,13 +44,13 @@ class Narrower:
     """Narrows the jobs of one study; asks the archive for a header of a series at most once.
 
     Attributes:
-        withdrawn: whether a SEG, by its header, must not be used any more.
+        withdrawn: why a SEG, by its header, must not be used any more; None when it may.
     """
 
     archive: DicomWebClient
     registry: Registry
     study_instance_uid: str
-    withdrawn: Callable[[Dataset], bool]
+    withdrawn: Callable[[Dataset], str | None]
     _headers: dict[str, Dataset] = field(default_factory=dict)
 
     def narrow(self, plan: Plan, imaging_study: Json) -> Plan:
@@ -108,13 +112,17 @@ class Narrower:
                 continue
             else:
                 further = segments = self._in_the_frame(job)
-            kept = tuple(item for item in segments if not self._withdrawn(item))
-            gone = [item for item in segments if item not in kept]
+            gone = {item: why for item in segments if (why := self._withdrawn(item))}
+            kept = tuple(item for item in segments if item not in gone)
             needing = [version for version in job.versions if self._needs_segments(version)]
-            reason = _RECALLED if gone else _ELSEWHERE
-            lacking = [item.series_instance_uid for item in gone]
-            lacking += [] if kept else [job.series_instance_uid]
-            dropped += [NotApplied(uid, v.service, *reason) for uid in lacking for v in needing]
+            lacking = {item.series_instance_uid: why for item, why in gone.items()}
+            if not kept:
+                lacking[job.series_instance_uid] = next(iter(gone.values()), NO_SEGMENTATION)
+            dropped += [
+                NotApplied(uid, version.service, why, _SEEN[why])
+                for uid, why in lacking.items()
+                for version in needing
+            ]
             if left := tuple(v for v in job.versions if kept or v not in needing):
                 further = tuple(item for item in further if item not in gone)
                 yield replace(job, versions=left, further=further)
@@ -144,7 +152,7 @@ class Narrower:
         )
         return tuple(item for item in job.further if item not in segments or item in kept), kept
 
-    def _withdrawn(self, segmentation: SeriesRef) -> bool:
+    def _withdrawn(self, segmentation: SeriesRef) -> str | None:
         return self.withdrawn(self._header(segmentation.series_instance_uid))
 
     def _needs_segments(self, version: VersionRef) -> bool:

@@ -34,6 +34,8 @@ SEGMENTATION = "SEG"
 NO_SEGMENTATION = "no-segmentation"
 #: What drew a segmentation was recalled.
 SEGMENTATION_RECALLED = "segmentation-recalled"
+#: A reviewer rejected what drew a segmentation said of the study.
+SEGMENTATION_REJECTED = "segmentation-rejected"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from models.registry import NotInstalledError, Registry
 from operations.analyze.keys import work_key
 from operations.analyze.narrow import Narrower
 from operations.analyze.plan import NotApplied, SeriesJob, make_plan
-from operations.analyze.recalled import drawn_by_recalled
 from operations.analyze.rules import Rules
+from operations.analyze.withdrawn import why_withdrawn
 
 Json = dict[str, Any]
 
@@ -119,7 +119,7 @@ class Preparer:
             assigned=assigned,
             images=lambda service, version: self.registry.manifest(service, version).inputs.images,
         )
-        withdrawn = partial(drawn_by_recalled, self.fhir)
+        withdrawn = partial(why_withdrawn, self.fhir, study["id"])
         plan = Narrower(self.archive, self.registry, uid, withdrawn).narrow(plan, study)
         base = replace(base, jobs=plan.jobs, not_applied=plan.not_applied)
         return self._without_finished(replace(base, urgent=self._urgent(study)))

@@ -25,9 +25,9 @@ from models.runtime.budget import PixelBudget
 from operations.analyze.infer import Analyzer, SeriesOutcome
 from operations.analyze.plan import SeriesJob
 from operations.analyze.prepare import Prepared, Preparer
-from operations.analyze.recalled import drawn_by_recalled
 from operations.analyze.rules import Rules
 from operations.analyze.store_dicom import sr_is_stored, store_sr
+from operations.analyze.withdrawn import drawn_by_recalled
 from operations.analyze.write_fhir import ResultWriter
 
 log = get_logger(__name__)

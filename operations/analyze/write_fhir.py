@@ -24,7 +24,7 @@ from fhir_ext.resources.ids import dicom_uid, result_id
 from fhir_ext.resources.reading import component_of, known_conditions
 from fhir_ext.results import ServiceResult
 from operations.analyze.prepare import Prepared
-from operations.analyze.recalled import recalled
+from operations.analyze.withdrawn import recalled
 
 Json = dict[str, Any]
 

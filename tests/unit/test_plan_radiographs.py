@@ -96,7 +96,7 @@ def narrowed(**segments: str) -> Plan:
     headers = {"1.1": header("DX"), "1.2": header("CR")}
     headers |= {uid: header("SEG", refers_to) for uid, refers_to in segments.items()}
     plan = planned(("1.1", "DX", 1), ("1.2", "CR", 1), *((uid, "SEG", 1) for uid in segments))
-    narrower = Narrower(_Archive(headers), _Registry(), "1", lambda _: False)  # type: ignore[arg-type]
+    narrower = Narrower(_Archive(headers), _Registry(), "1", lambda _: None)  # type: ignore[arg-type]
     return narrower.narrow(plan, {"series": []})
 
 

@@ -30,8 +30,8 @@ from models.registry import Registry
 from operations.analyze.narrow import Narrower
 from operations.analyze.plan import NotApplied, Plan, SeriesJob, SeriesRef, VersionRef
 from operations.analyze.prepare import Prepared
-from operations.analyze.recalled import drawn_by_recalled
 from operations.analyze.service import AnalyzeService
+from operations.analyze.withdrawn import why_withdrawn
 from operations.analyze.write_fhir import ResultWriter
 from operations.model_registry.recall import Recaller, start_recall
 from operations.model_registry.recall_report import recall_report
@@ -236,7 +236,9 @@ def narrowed(fhir: PagedFhir, segments: dict[str, Dataset]) -> Plan:
     versions = (VersionRef("segment-measurements", "1.0.0"), VersionRef("lung-density", "1.0.0"))
     job = SeriesJob("1.1", 50, versions, tuple(SeriesRef(uid, 1) for uid in segments))
     server: Any = fhir
-    narrower = Narrower(archive, Registry(), "1", lambda h: drawn_by_recalled(server, h))
+    narrower = Narrower(
+        archive, Registry(), "1", lambda h: why_withdrawn(server, imaging_study_id(STUDY_UID), h)
+    )
     return narrower.narrow(Plan((job,), ()), {"series": [{"uid": "1.1"}]})
 
 
@@ -264,6 +266,21 @@ def test_without_another_segmentation_the_stack_is_not_measured(fhir: PagedFhir)
     assert refusals(plan.not_applied) == {
         ("1.1", "segment-measurements", "segmentation-recalled"),
         ("1.2", "segment-measurements", "segmentation-recalled"),
+    }
+
+
+def test_a_segmentation_that_a_reviewer_rejected_is_not_measured(fhir: PagedFhir) -> None:
+    rejected, other = header("SEG", MANUFACTURER), header("SEG", MANUFACTURER)
+    rejected.SeriesInstanceUID, other.SeriesInstanceUID = SEG, "1.3"
+    drawn = {SEG: rejected, "1.3": other}
+    assert narrowed(fhir, drawn).not_applied == ()
+    panel = fhir.find("Observation", result_id(KEY, "panel"))
+    assert panel is not None
+    fhir.put({**panel, "status": "entered-in-error"})
+    plan = narrowed(fhir, drawn)
+    assert [item.series_instance_uid for item in plan.jobs[0].further] == ["1.3"]
+    assert refusals(plan.not_applied) == {
+        (SEG, "segment-measurements", "segmentation-rejected"),
     }
 
 

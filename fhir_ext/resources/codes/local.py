@@ -195,6 +195,11 @@ NOT_APPLIED_REASON: Final = LocalSystem(
             "Segmentation recalled",
             "The model version that drew the segmentation was recalled.",
         ),
+        (
+            "segmentation-rejected",
+            "Segmentation rejected",
+            "A reviewer rejected the result that drew the segmentation.",
+        ),
         ("not-preferred", "Not preferred", "The model prefers another series of the study."),
         ("age", "Age", "The age at the study is outside the rule, or not known."),
         ("program", "Program", "The patient is no member of the rule's program."),
