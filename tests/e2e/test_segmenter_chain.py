@@ -199,17 +199,7 @@ def test_a_recall_of_a_segmenter_follows_into_what_was_measured_in_its_segments(
         "the note beside the SEG",
     )
     assert segmentations(installation, uid) == [drawn]
-    again = installation.enqueue_again(imaging_study_id(uid))
-    installation.wait_for(
-        lambda: (r := installation.repository.run(again)) and r.state == "nothing-to-do",
-        "another pass",
-    )
-    (refused,) = [
-        row
-        for row in installation.repository.outcomes(uid)
-        if (row.service, row.series_instance_uid) == ("segment-measurements", drawn)
-    ]
-    assert [reason["rule"] for reason in refused.reasons] == ["segmentation-recalled"]
+    assert refusal_in_another_pass(installation, uid, drawn) == ["segmentation-recalled"]
     assert measured(installation, uid)["id"] == first["id"]
 
     # What the next version draws is measured alone, and takes the place of the first numbers.
@@ -220,6 +210,43 @@ def test_a_recall_of_a_segmenter_follows_into_what_was_measured_in_its_segments(
     assert drawn not in named
     assert named & set(segmentations(installation, uid))
     assert fhir.read("Observation", first["id"])["status"] == "cancelled"
+
+
+def test_what_a_reviewer_rejected_is_not_measured_in_again(
+    installation: Any,
+    use: Callable[[str], None],
+    small_study: Callable[..., list[list[Dataset]]],
+) -> None:
+    use("3.0.0")
+    (series,) = small_study(installation.patient())
+    uid = installation.store(series)
+    first = measured(installation, uid)
+    at_rest(installation, uid)
+    (drawn,) = segmentations(installation, uid)
+    row = installation.parts.models.version("site-segmenter", "3.0.0")
+    author = {"reference": f"Device/{device_id(row.identity)}"}
+    (own,) = [panel for panel in panels(installation, uid).values() if panel["device"] == author]
+
+    # What `$review` leaves behind.
+    installation.fhir.put({**own, "status": "entered-in-error"})
+
+    assert refusal_in_another_pass(installation, uid, drawn) == ["segmentation-rejected"]
+    assert measured(installation, uid)["id"] == first["id"]
+
+
+def refusal_in_another_pass(installation: Any, uid: str, drawn: str) -> list[str]:
+    """Why a SEG is not measured when the study is looked at once more."""
+    again = installation.enqueue_again(imaging_study_id(uid))
+    installation.wait_for(
+        lambda: (r := installation.repository.run(again)) and r.state == "nothing-to-do",
+        "another pass",
+    )
+    (refused,) = [
+        row
+        for row in installation.repository.outcomes(uid)
+        if (row.service, row.series_instance_uid) == ("segment-measurements", drawn)
+    ]
+    return [reason["rule"] for reason in refused.reasons]
 
 
 def segmentations(installation: Any, uid: str) -> list[str]:
