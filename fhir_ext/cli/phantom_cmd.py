@@ -72,7 +72,9 @@ def _wait(parts: Parts, study_instance_uid: str, patience: float) -> str:
 
     run = within(patience, lambda: finished_run(parts.repository, study_instance_uid))
     if run is None:
-        raise UpstreamError("the study was not worked on in time; see `fhir-ext doctor`")
+        raise UpstreamError(
+            "the study has no results yet; see `fhir-ext tasks list` and `fhir-ext doctor`"
+        )
     typer.echo(f"{run.state} after {', '.join(run.step_seconds)}")
     return run.state
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 
@@ -17,12 +18,15 @@ from models.manifest.outputs import Segmentation
 from models.manifest.runtimes import NetworkRuntime, OnnxRuntime, TorchExportRuntime
 from models.registry import Installed, Registry
 from models.runtime.agreement import check_engine
-from models.runtime.base import LIBRARY_ERRORS, Array, Arrays
+from models.runtime.base import LIBRARY_ERRORS, Array, Arrays, ModelFailure
 from models.runtime.host import Host
 from models.runtime.options import Options
 from models.service import ModelInput, ServiceOutput
 from operations.model_registry.case_images import images_of, read_tensors
 from operations.model_registry.report import CaseResult, CasesReport, Check, EngineResult
+
+#: Most characters that are shown of a library's own words.
+_LONGEST_WORDS: Final = 200
 
 
 def run_cases(
@@ -51,12 +55,23 @@ def _run_case(
     try:
         checks = tuple(_checks(case, installed, registry, host, limits))
     except FhirExtError as error:
-        failure = (error.code, error.message)
+        failure = (error.code, error.message + _said(error))
         return CaseResult(case.name, time.perf_counter() - begin, failure=failure)
     except LIBRARY_ERRORS as error:
         failure = ("model-failed", f"the model raised {type(error).__name__}")
         return CaseResult(case.name, time.perf_counter() - begin, failure=failure)
     return CaseResult(case.name, time.perf_counter() - begin, checks)
+
+
+def _said(error: FhirExtError) -> str:
+    """The last line of what torch and others said of a network, for its author.
+
+    Only here: what is shown comes with the model. Of a study nothing a library says is kept.
+    """
+    cause = error.__cause__ if isinstance(error, ModelFailure) else None
+    lines = str(cause or "").strip().splitlines()
+    said = "".join(filter(str.isprintable, lines[-1]))[:_LONGEST_WORDS] if lines else ""
+    return f" ({said})" if said else ""
 
 
 def _checks(

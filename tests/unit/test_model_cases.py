@@ -12,6 +12,7 @@ import pytest
 import synthetic_cr as cr
 import synthetic_mg as mg
 import tiny_networks as tiny
+import torch
 import yaml
 from registry_samples import LUNG, lung_manifest, write_model
 from safetensors.numpy import save_file
@@ -159,6 +160,24 @@ def test_a_network_that_answers_nan(tmp_path: Path, host: Host) -> None:
     (case,) = run(tmp_path, host, "tiny-net", "1.0.0").cases
     assert case.failure is not None
     assert case.failure[0] == "model-not-finite"
+
+
+class Raises(torch.nn.Module):
+    """Wants another number of voxels."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image.reshape(7, 13)
+
+
+def test_what_the_network_says_of_its_error_is_for_its_author(tmp_path: Path, host: Host) -> None:
+    def write(folder: Path, **fields: Any) -> NetworkRuntime:
+        return tiny.write_torchscript(folder, Raises(), **fields)
+
+    tiny_model(tmp_path, write)
+    (case,) = run(tmp_path, host, "tiny-net", "1.0.0").cases
+    assert case.failure is not None
+    assert case.failure[0] == "model-failed"
+    assert "shape '[7, 13]' is invalid" in case.failure[1]
 
 
 def test_a_phantom_goes_through_the_whole_service(tmp_path: Path) -> None:

@@ -35,6 +35,24 @@ def test_a_narrow_terminal_folds_words_instead_of_cutting_them() -> None:
     assert "…" not in out.getvalue()
 
 
+def test_a_row_that_a_terminal_has_no_room_for_becomes_lines() -> None:
+    out = io.StringIO()
+    table = Table(printing.whole("service"), printing.whole("version"), "became", "who", "reason")
+    table.add_row("aerated-attenuation", "1.1.0", "active → retired", "root (cli)", "")
+    table.add_row("aerated-attenuation", "1.0.0", "draft → shadow", printing.mark(True, "x", ""))
+
+    printing.show(table, Console(file=out, width=50, markup=False))
+
+    assert out.getvalue().splitlines() == [
+        "aerated-attenuation  1.1.0",
+        "    became: active → retired",
+        "    who: root (cli)",
+        "aerated-attenuation  1.0.0",
+        "    became: draft → shadow",
+        "    who: x",
+    ]
+
+
 def test_an_empty_table_can_be_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     printing.show(Table("run"), empty="nothing is parked")
     assert capsys.readouterr().out == "nothing is parked\n"
