@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,11 @@ FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 
 SCANNERS = {"SOMATOM go.Top": 0.7, "Revolution CT": 0.3}
 AGES = {"50-59": 0.3, "60-69": 0.5, "70-79": 0.2}
+
+
+def today() -> datetime:
+    """Where the window of a comparison ends: the whole days before now, whatever the hour is."""
+    return datetime.combine(datetime.now(UTC).date(), time(), UTC)
 
 
 def samples(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drift_samples import DAY, SERVICE, VERSION, samples
+from drift_samples import DAY, SERVICE, VERSION, samples, today
 from pydantic import SecretStr, ValidationError
 from serving import Receiver, receiving
 
@@ -79,9 +79,9 @@ def store(tmp_path: Path) -> Iterator[SampleStore]:
 
 
 def shifted(store: SampleStore) -> None:
-    begin = now() - 40 * DAY
+    begin = today() - 40 * DAY
     store.record(samples(200, begin))
-    store.record(samples(80, now() - 7 * DAY, 7, seed=1, shift=1.5, refused=0.5))
+    store.record(samples(80, today() - 7 * DAY, 7, seed=1, shift=1.5, refused=0.5))
 
 
 def monitor(store: SampleStore, queue: Queue, **changes: object) -> tuple[Monitor, Metrics]:
@@ -146,7 +146,7 @@ def test_an_old_alert_is_not_told_again(store: SampleStore) -> None:
 
 def test_a_version_without_a_past_or_without_results_raises_nothing(store: SampleStore) -> None:
     assert monitor(store, Queue())[0].look() == 0
-    store.record(samples(80, now() - 3 * DAY, 3))
+    store.record(samples(80, today() - 3 * DAY, 3))
     assert monitor(store, Queue())[0].look() == 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from drift_samples import DAY, SERVICE, VERSION, reviews, samples
+from drift_samples import DAY, SERVICE, VERSION, reviews, samples, today
 from fastapi.testclient import TestClient
 from status_fixture import Example, filled
 from typer.testing import CliRunner
@@ -38,9 +38,9 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SampleSto
 
 
 def shifted(store: SampleStore) -> None:
-    store.record(samples(200, now() - 40 * DAY))
+    store.record(samples(200, today() - 40 * DAY))
     hostile = {"[red]Aquilion[/]": 0.5, "Revolution CT": 0.5}
-    store.record(samples(80, now() - 7 * DAY, 7, seed=1, scanners=hostile))
+    store.record(samples(80, today() - 7 * DAY, 7, seed=1, scanners=hostile))
     repository = Repository(store._engine)
     for row in reviews(["accept", "modify"] * 20, now() - DAY):
         repository.record_review(row)
@@ -73,15 +73,13 @@ def test_thresholds_and_spans_are_given_and_not_hidden(store: SampleStore) -> No
         run("drift", SERVICE, "--json", "--psi-moderate", "50", "--psi-major", "60")
     )
     assert {row["verdict"] for row in found["mix"]} == {"stable"}
-    today, first = now().date(), (now() - 41 * DAY).date()
+    last, first = now().date(), (now() - 41 * DAY).date()
     span = f"{first}..{(now() - 30 * DAY).date()}"
     (found,) = json.loads(
-        run(
-            "drift", SERVICE, "--json", "--window", "3d", "--reference", span, "--until", f"{today}"
-        )
+        run("drift", SERVICE, "--json", "--window", "3d", "--reference", span, "--until", f"{last}")
     )
     assert found["reference"]["begin"] == f"{first}T00:00:00+00:00"
-    assert found["window"]["end"] == f"{today + DAY}T00:00:00+00:00"
+    assert found["window"]["end"] == f"{last + DAY}T00:00:00+00:00"
     assert 15 <= found["now"] <= 40
 
 
