@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
@@ -51,6 +51,8 @@ def show_drift(console: Console, report: DriftReport) -> None:
             "--window",
             highlight=False,
         )
+        for table in _said_tables(report):
+            show(table, console)
         return
     show(_share_table("input mix", report.mix), console)
     show(_rate_table("refusals", report.refusals), console)
@@ -62,6 +64,25 @@ def show_drift(console: Console, report: DriftReport) -> None:
     show(_rate_table("reviews", report.reviews), console)
     if report.changed or report.changed_before:
         show(_changed_table(report.changed_before, report.changed), console)
+
+
+def _said_tables(report: DriftReport) -> Iterator[Table]:
+    """What a version says, where there is nothing to hold it against."""
+    numbers = Table("number", "results", "median", "5 to 95 %")
+    for number in report.numbers:
+        if number.seen:
+            low, *_, high = number.seen
+            median = number.seen[len(number.seen) // 2]
+            spread = f"{low:.4g} to {high:.4g}"
+            numbers.add_row(number.name, str(number.now), f"{median:.4g}", spread)
+    facts = Table("category or fact", "results", "how many")
+    for row in (*report.categories, *report.mix):
+        counts = [f"{name}: {count}" for name, count in row.seen.items()]
+        facts.add_row(row.name, str(row.now), _listed(counts))
+    refused = Table("refused by", "results")
+    for rate in report.refusals:
+        refused.add_row(rate.name, f"{rate.now} of {rate.of_now}")
+    return (table for table in (numbers, facts, refused) if table.row_count)
 
 
 def show_shadow(console: Console, report: ShadowReport) -> None:
@@ -112,7 +133,7 @@ def _share_table(title: str, rows: tuple[ShareRow, ...]) -> Table:
             row.name,
             str(row.now),
             str(row.before),
-            escape("\n".join(_shares(change))) if change else "",
+            _listed(_shares(change)) if change else "",
             _psi(change.psi, change.interval) if change else "",
             _p(row.p),
             _VERDICTS[row.verdict],
@@ -120,12 +141,16 @@ def _share_table(title: str, rows: tuple[ShareRow, ...]) -> Table:
     return table
 
 
-def _shares(change: ShareChange) -> Iterator[str]:
-    shown = list(change.shares.items())
-    for name, (before, now) in shown[:SHOWN_VALUES]:
-        yield f"{name} {now:.0%}, {before:.0%}"
-    if len(shown) > SHOWN_VALUES:
-        yield f"and {len(shown) - SHOWN_VALUES} more"
+def _shares(change: ShareChange) -> list[str]:
+    return [f"{name} {now:.0%}, {before:.0%}" for name, (before, now) in change.shares.items()]
+
+
+def _listed(lines: Sequence[str]) -> str:
+    """Some lines of a cell, and how many more there are."""
+    shown = list(lines[:SHOWN_VALUES])
+    if len(lines) > SHOWN_VALUES:
+        shown.append(f"and {len(lines) - SHOWN_VALUES} more")
+    return escape("\n".join(shown))
 
 
 def _number_table(rows: tuple[NumberRow, ...]) -> Table:

@@ -87,7 +87,8 @@ def _shares(
     rows = []
     for name in sorted(first.keys() | second.keys()):
         counts = first.get(name, Counter()), second.get(name, Counter())
-        row = ShareRow(name, counts[0].total(), counts[1].total())
+        seen = dict(counts[1].most_common())
+        row = ShareRow(name, counts[0].total(), counts[1].total(), seen)
         if min(row.before, row.now) >= settings.least:
             row = replace(row, change=share_change(*counts))
         rows.append(row)
@@ -112,7 +113,7 @@ def _numbers(
             [sample.numbers[name] for sample in samples if name in sample.numbers]
             for samples in (before, now)
         )
-        row = NumberRow(name, len(first), len(second))
+        row = NumberRow(name, len(first), len(second), quantiles(second) if second else None)
         if min(row.before, row.now) >= settings.least:
             row = replace(row, change=number_change(first, second))
         rows.append(row)

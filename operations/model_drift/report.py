@@ -39,6 +39,7 @@ class ShareRow:
     Attributes:
         name: of the fact, or `name/region` of the output.
         before, now: how many values there are.
+        seen: how often each value is there now, the most frequent first.
         change: None when there are too few.
         p: adjusted for all tests of the report.
     """
@@ -46,6 +47,7 @@ class ShareRow:
     name: str
     before: int
     now: int
+    seen: Mapping[str, int]
     change: ShareChange | None = None
     p: float | None = None
     verdict: Verdict = "too-few"
@@ -53,11 +55,16 @@ class ShareRow:
 
 @dataclass(frozen=True, slots=True)
 class NumberRow:
-    """A number that was given: `name/region`; attributes as those of `ShareRow`."""
+    """A number that was given: `name/region`; attributes as those of `ShareRow`.
+
+    Attributes:
+        seen: now, at the quantiles of `models.monitoring.stability.QUANTILES`; None without any.
+    """
 
     name: str
     before: int
     now: int
+    seen: tuple[float, ...] | None
     change: NumberChange | None = None
     p: float | None = None
     verdict: Verdict = "too-few"

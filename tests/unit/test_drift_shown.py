@@ -64,6 +64,19 @@ def test_tables_show_what_changed_and_say_where_there_is_too_little(store: Sampl
     assert "20, +1.5" in shown
 
 
+def test_a_new_shadow_shows_what_it_said(store: SampleStore) -> None:
+    hostile = {"[red]Aquilion[/]": 1.0}
+    store.record(samples(3, now() - DAY / 2, 0.2, scanners=hostile, refused=0, role="shadow"))
+    shown = run("drift", SERVICE, VERSION)
+    assert "nothing to compare with yet" in shown
+    said = [number.numbers["laa-950/lungs"] for number in samples(3, refused=0, scanners=hostile)]
+    row = next(line for line in shown.splitlines() if "laa-950/lungs" in line)
+    assert f"{sorted(said)[1]:.4g}" in row
+    assert "[red]Aquilion[/]: 3" in shown
+    assert "0 of 3" in shown
+    assert "too few" not in shown
+
+
 def test_thresholds_and_spans_are_given_and_not_hidden(store: SampleStore) -> None:
     shifted(store)
     (found,) = json.loads(run("drift", SERVICE, VERSION, "--json", "--psi-moderate", "50"))
