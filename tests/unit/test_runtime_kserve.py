@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tiny_networks as tiny
 
-from fhir_ext.errors import FhirExtError, UpstreamError
+from fhir_ext.errors import FhirExtError, UpstreamError, UpstreamTimeout
 from fhir_ext.outgoing import OutgoingGuard
 from fhir_ext.settings import OutgoingSettings
 from models.runtime.base import ModelFailure, Session
@@ -181,6 +181,20 @@ def test_statuses(
     server.answer = answer
     with pytest.raises(kind):
         opened().run({"image": IMAGE})
+
+
+def test_a_silent_server_is_left_alone_for_a_while(
+    server: Server, opened: Callable[..., Session]
+) -> None:
+    server.answer = lambda handler: time.sleep(1)
+    session = opened(deadline_s=0.3)
+    for said in ("in time", "a moment ago", "a moment ago"):
+        with pytest.raises(UpstreamTimeout, match=said):
+            session.run({"image": IMAGE})
+    assert len(server.asked) == 1
+    server.says({"outputs": [PRED]})
+    time.sleep(0.4)
+    assert session.run({"image": IMAGE})["pred"].ravel().tolist() == [1.5, -2.0]
 
 
 def test_a_server_that_stalls(server: Server, opened: Callable[..., Session]) -> None:

@@ -18,7 +18,7 @@ import orjson
 import requests
 
 from fhir_ext.clients.http import transport_errors
-from fhir_ext.errors import UpstreamUnavailable
+from fhir_ext.errors import UpstreamTimeout, UpstreamUnavailable
 from fhir_ext.outgoing import read_bounded
 from fhir_ext.settings import HttpAuth
 from models.manifest.runtimes import KServeRuntime, Tensor
@@ -40,6 +40,8 @@ DATATYPES = {
     "float64": "FP64",
 }
 _SERVER = "the model server"
+#: Longest pause (s) after a silence.
+_LONGEST_PAUSE = 30.0
 
 
 class KServeSession:
@@ -55,6 +57,7 @@ class KServeSession:
         version = f"/versions/{quote(runtime.model_version)}" if runtime.model_version else ""
         self._url = f"{runtime.url.rstrip('/')}/v2/models/{quote(runtime.model)}{version}/infer"
         self._outputs = {tensor.name: tensor for tensor in runtime.outputs}
+        self._silent_until = 0.0
 
     @property
     def memory_bytes(self) -> int:
@@ -65,8 +68,12 @@ class KServeSession:
 
         Raises:
             ModelFailure: `model-answer`: not what the protocol or the manifest say.
-            UpstreamError: down, overloaded, or slower than `deadline_s`.
+            UpstreamError: down, overloaded, or slower than `deadline_s`. After a silence the
+                server is left alone for as long as it was waited for, 30 s at most: every
+                study would wait for it anew.
         """
+        if time.monotonic() < self._silent_until:
+            raise UpstreamTimeout(f"{_SERVER} did not answer a moment ago")
         body = orjson.dumps(
             {
                 "inputs": [_written(tensor, batch[tensor.name]) for tensor in self._runtime.inputs],
@@ -76,7 +83,11 @@ class KServeSession:
         )
         if len(body) > self._runtime.max_mb * 1e6:
             raise ModelFailure("model-input", f"a request of {len(body)} bytes is over max_mb")
-        answer = self._call(body)
+        try:
+            answer = self._call(body)
+        except UpstreamTimeout:
+            self._silent_until = time.monotonic() + min(self._runtime.deadline_s, _LONGEST_PAUSE)
+            raise
         listed = answer.get("outputs")
         if not isinstance(listed, list):
             raise ModelFailure("model-answer", "no outputs")
