@@ -162,6 +162,16 @@ class StudyView:
         return {name: statuses.count(name) for name in dict.fromkeys(statuses)}
 
     @property
+    def not_applied(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], list[str]]:
+        """Series that a service was not applied to, by service and (words, seen) of the reasons."""
+        found: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
+        for service in self.services:
+            if service.status == "not-applied":
+                reasons = tuple((reason.words, reason.seen) for reason in service.reasons)
+                found.setdefault((service.service, reasons), []).append(service.series_instance_uid)
+        return found
+
+    @property
     def withheld_for(self) -> list[str]:
         """Why numbers of applied services are withheld, each reason once."""
         applied = (service for service in self.services if service.status != "not-applied")

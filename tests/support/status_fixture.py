@@ -217,9 +217,14 @@ def _add_outcomes(example: Example) -> None:
     example.add_outcome(
         "sharp", uid, "refused", none, reasons=[_reason(none.measurements[0].refusal)]
     )
-    example.add_outcome(
-        "young", LONG_UID, "not-applied", reasons=[{"rule": "age", "seen": "17 years"}]
-    )
+    for series in (f"{LONG_UID}.1", f"{LONG_UID}.2"):
+        example.add_outcome(
+            "young",
+            LONG_UID,
+            "not-applied",
+            series_instance_uid=series,
+            reasons=[{"rule": "age", "seen": "17 years"}],
+        )
 
 
 def _reason(refusal: Any) -> dict[str, str]:
