@@ -57,7 +57,7 @@ class Segmenter:
         labels[1:3, 2:4, 2:4] = 1
         spot = Detection("spot", Region.LUNGS, "bright", 0.75, (1, 2, 3), (4, 5, 6))
         return ServiceOutput(
-            masks=(MaskOutput("lobes", labels),), detections=(spot,), searched=True, review=False
+            masks=(MaskOutput("lobes", labels),), detections=(spot,), searched=True
         )
 
 
