@@ -22,7 +22,7 @@ from models.registry import NotInstalledError, Registry
 from models.review import review_of
 from models.runtime.budget import PixelBudget
 from models.said import all_withheld
-from models.service import ModelInput
+from models.service import ModelInput, ServiceOutput
 from operations.analyze.facts import facts
 from operations.analyze.fetch import (
     FetchedObjects,
@@ -144,8 +144,13 @@ class Analyzer:
         for version in job.versions:
             start = time.perf_counter()
             try:
-                result = self._run(study_instance_uid, job, version, shown)
+                output = self._said(version, shown)
             except (ParkedWork, NotInstalledError, SettingsError, UpstreamError) as failure:
+                failures.append(_failure(version, failure))
+                continue
+            try:
+                result = self._result(study_instance_uid, job, version, shown, output)
+            except ParkedWork as failure:
                 failures.append(_failure(version, failure))
                 continue
             (shadows if version.role == "shadow" else written).append(result)
@@ -224,18 +229,27 @@ class Analyzer:
         uids = tuple(sorted(instance.sop_instance_uid for instance in listed))
         return FetchedSeries(None, 0, uids, {code: max(1, len(uids))})
 
-    def _run(
-        self, study_instance_uid: str, job: SeriesJob, version: VersionRef, shown: _Shown
-    ) -> ServiceResult:
+    def _said(self, version: VersionRef, shown: _Shown) -> ServiceOutput:
+        """What a version says; an UpstreamError is one of its own server."""
         manifest = self.registry.manifest(version.service, version.version)
-        key = work_key(study_instance_uid, job, manifest, shown.main_uids, shown.further_uids)
         if shown.given is None:
             assert shown.refusal is not None
-            output = all_withheld(manifest, shown.refusal)
-        else:
-            output = self.registry.load(version.service, version.version).run(shown.given)
+            return complete(manifest, all_withheld(manifest, shown.refusal))
+        output = self.registry.load(version.service, version.version).run(shown.given)
+        return complete(manifest, output)
+
+    def _result(
+        self,
+        study_instance_uid: str,
+        job: SeriesJob,
+        version: VersionRef,
+        shown: _Shown,
+        output: ServiceOutput,
+    ) -> ServiceResult:
+        """The result of what was said; its masks are in the archive then."""
+        manifest = self.registry.manifest(version.service, version.version)
+        key = work_key(study_instance_uid, job, manifest, shown.main_uids, shown.further_uids)
         volume = shown.given.volume if shown.given is not None else None
-        output = complete(manifest, output)
         segments = None
         if volume is not None and version.role != "shadow":
             segments = store_masks(self.archive, manifest, key, output.masks, volume)
