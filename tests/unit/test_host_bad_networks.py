@@ -272,6 +272,8 @@ def test_a_model_server_that_stalls_or_talks_nonsense(
     callers.join()
     assert isinstance(callers.got["bad"], UpstreamError)
     server.mood = "nonsense"
+    # After a silence it is left alone for as long as it was waited for.
+    time.sleep(runtime.deadline_s)
     assert code_of(host, manifest, tmp_path) == "model-answer"
     server.mood = "ones"
     assert (ask()["pred"] == 1).all()

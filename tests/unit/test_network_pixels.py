@@ -183,5 +183,5 @@ def test_memory_is_that_of_a_layer_of_patches(host: Host, tmp_path: Path) -> Non
     tracemalloc.stop()
     assert said.masks[0].labels.shape == shape
     array = 400 * 146 * 146 * 4
-    # The mask is one byte a voxel of the volume.
-    assert peak - volume.voxels.size < array / 4
+    # The mask is one byte a voxel of the volume; what others of this process allocate counts too.
+    assert peak - volume.voxels.size < array / 2
