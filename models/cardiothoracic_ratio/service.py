@@ -20,6 +20,7 @@ from models.manifest import Manifest
 from models.manifest.demands import checked, measures_only
 from models.runtime.host import Host
 from models.said import measured
+from models.segmentation.structures import DRAWN_BY_PROGRAM
 from models.service import ModelInput, ServiceOutput, sources_of
 
 
@@ -68,8 +69,7 @@ class CardiothoracicRatio:
         refusal = check_lungs(chest.lungs, chosen.towards_left, self._numbers.side_by_side)
         output = self._said(refusal or ratio(chest.heart, chest.lungs))
         if output.stands and chest.automatic:
-            said = "Measured in a segment that a program drew."
-            output = replace(output, notes=(*output.notes, (RATIO, said)))
+            output = replace(output, notes=(*output.notes, (RATIO, DRAWN_BY_PROGRAM)))
         return replace(output, main=main, further=tuple(sorted(sources_of(chest.sources))))
 
     def _choose(

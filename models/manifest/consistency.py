@@ -51,7 +51,7 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[Location, str]]:
 
 def _rounds(manifest: Manifest) -> Iterator[tuple[Location, str]]:
     """A segmentation that was drawn in segmentations would be its own next input, for ever."""
-    if manifest.inputs.images.startswith("segmented-"):
+    if manifest.inputs.segmented:
         for index, output in enumerate(manifest.outputs):
             if isinstance(output, Segmentation):
                 at = ("outputs", index, "kind")

@@ -67,6 +67,11 @@ class Inputs(Part):
         """Whether a stack of slices is shown, rather than single images of the study."""
         return "stack" in FACETS[self.images]
 
+    @property
+    def segmented(self) -> bool:
+        """Whether SEG objects are shown beside the images."""
+        return self.images.startswith("segmented-")
+
     def gates(self) -> tuple[Gate, ...]:
         modality = ModalityGate(rule="modality", allow=self.modality)
         if not self.stack:

@@ -93,15 +93,7 @@ class Host:
         Args:
             observe: see `HostOptions`.
         """
-        from fhir_ext.outgoing import OutgoingGuard
-
-        models = settings.models
-        options = Options(
-            max_weights_bytes=models.weights_bytes,
-            isolated_bytes=models.isolated_bytes,
-            guard=OutgoingGuard(settings.outgoing),
-            auth=models.remote_auth,
-        )
+        models, options = settings.models, Options.from_settings(settings)
         return cls(HostOptions(models.device, models.memory_bytes, options, observe))
 
     def operators_device(self) -> torch.device:

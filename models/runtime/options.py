@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from fhir_ext.settings import HttpAuth
+from fhir_ext.settings import HttpAuth, Settings
 from models.runtime.device import CPU, Device
 from models.runtime.weights import MAX_BYTES
 
@@ -38,3 +38,16 @@ class Options:
     reference: bool = False
     guard: OutgoingGuard | None = field(default=None, repr=False)
     auth: HttpAuth = field(default_factory=HttpAuth, repr=False)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """What one installation allows every model."""
+        from fhir_ext.outgoing import OutgoingGuard
+
+        models = settings.models
+        return cls(
+            max_weights_bytes=models.weights_bytes,
+            isolated_bytes=models.isolated_bytes,
+            guard=OutgoingGuard(settings.outgoing),
+            auth=models.remote_auth,
+        )

@@ -16,7 +16,7 @@ from models.said import measured
 from models.segment_measurements.conclusions import AGATSTON, conclude
 from models.segment_measurements.measure import BLOOD, WANTED, Study
 from models.segment_measurements.settings import numbers_of
-from models.segmentation.structures import Structures, collect
+from models.segmentation.structures import DRAWN_BY_PROGRAM, Structures, collect
 from models.service import ModelInput, ServiceOutput, sources_of
 
 
@@ -93,5 +93,5 @@ def _notes(
             )
     hands = {s.drawn_by for s in structures.found.values()}
     if standing and "AUTOMATIC" in hands:
-        notes += [(name, "Measured in a segment that a program drew.") for name in sorted(standing)]
+        notes += [(name, DRAWN_BY_PROGRAM) for name in sorted(standing)]
     return notes

@@ -20,6 +20,9 @@ from fhir_ext.results import Refusal
 
 TABLE = Path(__file__).parent / "segments.yaml"
 
+#: What is said beside a number that was measured in such a segment.
+DRAWN_BY_PROGRAM: Final = "Measured in a segment that a program drew."
+
 _SIDES: Final = {"7771000": "left", "24028007": "right"}
 _RETIRED_SNOMED: Final = frozenset({"SRT", "SNM3", "99SDM"})
 _RADLEX: Final = frozenset({"RADLEX", "RADLEX ONTOLOGY"})

@@ -156,7 +156,7 @@ class Narrower:
         return self.withdrawn(self._header(segmentation.series_instance_uid))
 
     def _needs_segments(self, version: VersionRef) -> bool:
-        return self._manifest(version).inputs.images.startswith("segmented-")
+        return self._manifest(version).inputs.segmented
 
     def _manifest(self, version: VersionRef) -> Manifest:
         return self.registry.manifest(version.service, version.version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fhir_ext.settings import Settings
@@ -37,16 +38,11 @@ def with_networks(
     """
 
     def try_cases(installed: Installed) -> CasesReport:
-        from fhir_ext.outgoing import OutgoingGuard
         from models.runtime.options import Options
         from operations.model_registry.cases import run_cases
 
-        options = Options(
-            max_batch=installed.manifest.batching.max_size,
-            max_weights_bytes=settings.models.weights_bytes,
-            isolated_bytes=settings.models.isolated_bytes,
-            guard=OutgoingGuard(settings.outgoing),
-            auth=settings.models.remote_auth,
+        options = replace(
+            Options.from_settings(settings), max_batch=installed.manifest.batching.max_size
         )
         return run_cases(installed, registry, host, settings.limits, options)
 

@@ -17,6 +17,7 @@ from synthetic_projection import parts
 from fhir_ext.errors import RefusedInput
 from fhir_ext.settings import LimitSettings
 from models.lifecycle import Assignment
+from models.manifest.inputs import Inputs
 from operations.analyze.narrow import Narrower
 from operations.analyze.plan import (
     NO_SEGMENTATION,
@@ -77,7 +78,7 @@ class _Archive:
 
 class _Registry:
     def manifest(self, service: str, _version: str) -> Any:
-        inputs = type("Inputs", (), {"images": IMAGES[service], "series": None, "body_part": ()})
+        inputs = Inputs.model_validate({"images": IMAGES[service], "modality": ["DX"]})
         return type("Manifest", (), {"inputs": inputs})
 
 
