@@ -98,7 +98,7 @@ class AnalyzeService:
                 measured; the other results are written.
         """
         begin = time.perf_counter()
-        asked, results = results, self._standing(self.writer.writable(results))
+        asked, results = results, self._standing(prepared, self.writer.writable(results))
         fresh = self.writer.unwritten(results)
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="stow") as pool:
             stowing = pool.submit(self._store, results, frozenset(fresh), issued)
@@ -110,12 +110,17 @@ class AnalyzeService:
             raise ParkedWork(text, code="model-recalled")
         return {"seconds": seconds}
 
-    def _standing(self, results: Sequence[ServiceResult]) -> tuple[ServiceResult, ...]:
+    def _standing(
+        self, prepared: Prepared, results: Sequence[ServiceResult]
+    ) -> tuple[ServiceResult, ...]:
         """Without what was measured in a SEG whose model version was recalled meanwhile."""
+        # Beside a stack only SEG are read; beside images of a whole study mostly more images.
+        drawn_on = any(job.kind == "segmented-radiographs" for job in prepared.jobs)
         return tuple(
             result
             for result in results
-            if not any(drawn_by_recalled(self.fhir, header) for header in self._further(result))
+            if (result.whole_study and not drawn_on)
+            or not any(drawn_by_recalled(self.fhir, header) for header in self._further(result))
         )
 
     def _further(self, result: ServiceResult) -> Iterator[Dataset]:
