@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from fhir_ext.cli import printing
+from fhir_ext.cli.demo_names import DEMO_ISSUERS, DEMO_SYSTEM, SUMMARY
 from fhir_ext.errors import SettingsError
 
 PANEL = "Run"
@@ -99,14 +100,6 @@ def _require_own(directory: Path) -> None:
             "folder with --dir, or delete it"
         )
 
-
-DEMO_SYSTEM = "https://w3id.org/fhir-ext/demo/patients"
-
-#: Who gives identifiers to invented patients: issuer in DICOM, system in FHIR.
-DEMO_ISSUERS = json.dumps({"FHIR-EXT-DEMO": DEMO_SYSTEM})
-
-#: What the demo leaves behind; a folder with data and without it is somebody's own.
-SUMMARY = "demo.json"
 
 _INTRODUCTION = (
     "A FHIR server (HAPI) and a DICOMweb archive (Orthanc) start on this machine. Chest CTs go "

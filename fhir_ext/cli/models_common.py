@@ -23,7 +23,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 def folder_of(given: Path) -> Path:
     """A model's folder, of which people also name the manifest."""
-    return given.parent if given.name == "manifest.yaml" else given
+    from models.registry import MANIFEST
+
+    return given.parent if given.name == MANIFEST else given
 
 
 def operator() -> str:

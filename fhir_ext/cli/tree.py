@@ -20,7 +20,7 @@ from typing import IO
 import requests
 from rich.console import Console
 
-from fhir_ext.cli.demo import DEMO_ISSUERS
+from fhir_ext.cli.demo_names import DEMO_ISSUERS, SUMMARY
 from fhir_ext.cli.identity import issuer_settings
 from fhir_ext.cli.parts import prepare_stores
 from fhir_ext.embedded.archive import OrthancServer
@@ -314,7 +314,7 @@ def run_until_interrupted(directory: Path, *, fresh: bool) -> None:
         environment=_phantoms(),
     )
     # What lies here is not the demo's any more, which would delete it.
-    (tree.directory / "demo.json").unlink(missing_ok=True)
+    (tree.directory / SUMMARY).unlink(missing_ok=True)
     with interruptible() as stop:
         try:
             tree.start()
