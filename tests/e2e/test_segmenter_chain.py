@@ -131,6 +131,18 @@ def measured(installation: Any, uid: str, but: str = "") -> Json:
     return installation.wait_for(found, "the measurements")
 
 
+def drawn_and_measured(
+    installation: Any, small_study: Callable[..., list[list[Dataset]]]
+) -> tuple[str, Json, str]:
+    """Study Instance UID, panel of the measurements, and series of the SEG, once all is at rest."""
+    (series,) = small_study(installation.patient())
+    uid = installation.store(series)
+    panel = measured(installation, uid)
+    at_rest(installation, uid)
+    (drawn,) = segmentations(installation, uid)
+    return uid, panel, drawn
+
+
 def test_what_a_segmenter_draws_is_measured_once(
     installation: Any,
     use: Callable[[str], None],
@@ -168,11 +180,7 @@ def test_a_recall_of_a_segmenter_follows_into_what_was_measured_in_its_segments(
 ) -> None:
     fhir, service = installation.fhir, installation.parts.models
     use("2.0.0")
-    (series,) = small_study(installation.patient())
-    uid = installation.store(series)
-    first = measured(installation, uid)
-    at_rest(installation, uid)
-    (drawn,) = segmentations(installation, uid)
+    uid, first, drawn = drawn_and_measured(installation, small_study)
     row = service.recall("site-segmenter", "2.0.0", "It draws too much.", ACTOR)
     device = device_id(row.identity)
     summary = installation.wait_for(
@@ -218,11 +226,7 @@ def test_what_a_reviewer_rejected_is_not_measured_in_again(
     small_study: Callable[..., list[list[Dataset]]],
 ) -> None:
     use("3.0.0")
-    (series,) = small_study(installation.patient())
-    uid = installation.store(series)
-    first = measured(installation, uid)
-    at_rest(installation, uid)
-    (drawn,) = segmentations(installation, uid)
+    uid, first, drawn = drawn_and_measured(installation, small_study)
     row = installation.parts.models.version("site-segmenter", "3.0.0")
     author = {"reference": f"Device/{device_id(row.identity)}"}
     (own,) = [panel for panel in panels(installation, uid).values() if panel["device"] == author]

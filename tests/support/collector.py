@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gzip
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from serving import answering
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,5 @@ def running_collector() -> Iterator[Collector]:
         def log_message(self, *arguments: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    collector.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
-    try:
+    with answering(Handler) as collector.endpoint:
         yield collector
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

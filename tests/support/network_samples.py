@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from manifest_samples import site_manifest
 from tiny_networks import file_of
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
@@ -158,21 +159,8 @@ def manifest_of(folder: Path, network: nn.Module, outputs: list[Json], **changes
         "inputs": changes.pop("inputs_of_network", [IMAGE]),
         "outputs": changes.pop("tensors", None) or TENSORS[type(network)],
     }
-    return Manifest.model_validate(
-        {
-            "id": "site-model",
-            "version": "1.0.0",
-            "title": "A model of a site",
-            "licence": "Apache-2.0",
-            "intended_use": "Tests.",
-            "not_for": "Anything else.",
-            "inputs": {"modality": ["CT"]},
-            "runtime": runtime,
-            "outputs": outputs,
-            "batching": {"max_size": 4, "max_wait_ms": 0},
-            **changes,
-        }
-    )
+    batching = changes.pop("batching", {"max_size": 4, "max_wait_ms": 0})
+    return site_manifest(runtime=runtime, outputs=outputs, batching=batching, **changes)
 
 
 def service_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -12,8 +13,6 @@ from typing import Any
 
 import uvicorn
 
-from fhir_ext.embedded.process import free_port
-
 
 @contextmanager
 def serving(app: Any, port: int = 0) -> Iterator[str]:
@@ -22,10 +21,9 @@ def serving(app: Any, port: int = 0) -> Iterator[str]:
     Args:
         port: a free one when 0.
     """
-    port = port or free_port()
-    config = uvicorn.Config(app, host="127.0.0.1", port=port, log_level="warning")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
+    listening = socket.create_server(("127.0.0.1", port))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     deadline = time.monotonic() + 20
     while not server.started:
@@ -33,10 +31,25 @@ def serving(app: Any, port: int = 0) -> Iterator[str]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(timeout=10)
+
+
+@contextmanager
+def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server of the standard library on a free loopback port; gives its URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 @dataclass
@@ -73,13 +86,6 @@ def receiving(status: int = 204) -> Iterator[Receiver]:
         def log_message(self, *arguments: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    seen.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
-    try:
+    with answering(Handler) as url:
+        seen.url = f"{url}/hook"
         yield seen
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -5,15 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from registry_samples import LUNG, Desk, lung_folder
+from serving import serving
 
 from fhir_ext.auth.grant import Grant, Persona
 from fhir_ext.auth.scopes import parse_scopes
@@ -56,15 +54,8 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     install_error_handlers(app)
     app.add_middleware(BodyLimit, max_bytes=LIMIT)
     app.include_router(model_router(desk.service, callers))
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield listening.getsockname()[1]
-    server.should_exit = True
-    thread.join(timeout=10)
+    with serving(app) as url:
+        yield int(url.rpartition(":")[2])
     desk.close()
 
 

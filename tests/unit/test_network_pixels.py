@@ -177,11 +177,14 @@ def test_memory_is_that_of_a_layer_of_patches(host: Host, tmp_path: Path) -> Non
     }
     service = samples.service_of(tmp_path, Above(), [SEGMENTED], host, preprocessing=asked)
     samples.run(service, samples.volume_of(volume.voxels[:16], geometry))
-    tracemalloc.start()
-    said = samples.run(service, volume)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert said.masks[0].labels.shape == shape
+    peaks = []
+    # What other threads of this process allocate meanwhile counts too, but not each time.
+    for _ in range(3):
+        tracemalloc.start()
+        said = samples.run(service, volume)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert said.masks[0].labels.shape == shape
     array = 400 * 146 * 146 * 4
-    # The mask is one byte a voxel of the volume; what others of this process allocate counts too.
-    assert peak - volume.voxels.size < array / 2
+    # The mask is one byte a voxel of the volume.
+    assert min(peaks) - volume.voxels.size < array / 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from manifest_samples import site_manifest
 from network_samples import DETECTED, MEASURED
 
 from fhir_ext.results import (
@@ -38,21 +39,7 @@ def manifest(*rules: dict[str, Any], review: str = "rule") -> Manifest:
         "inputs": [{"name": "image", "shape": ["n", 1, "d", "h", "w"]}],
         "outputs": [{"name": name, "shape": ["n", "*"]} for name in TENSORS],
     }
-    return Manifest.model_validate(
-        {
-            "id": "site-model",
-            "version": "1.0.0",
-            "title": "A model of a site",
-            "licence": "Apache-2.0",
-            "intended_use": "Tests.",
-            "not_for": "Anything else.",
-            "inputs": {"modality": ["CT"]},
-            "runtime": runtime,
-            "outputs": OUTPUTS,
-            "review": review,
-            "review_rules": rules,
-        }
-    )
+    return site_manifest(runtime=runtime, outputs=OUTPUTS, review=review, review_rules=rules)
 
 
 def measured(value: float | None, sd: float | None = None) -> ServiceOutput:

@@ -7,17 +7,15 @@ import io
 import json
 import logging
 import socket
-import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
 import httpx2
 import pytest
-import uvicorn
 from fastapi import Body, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, ConfigDict
+from serving import serving
 from starlette.types import Message
 
 from fhir_ext import errors
@@ -289,17 +287,8 @@ def test_the_rest_of_a_long_body_is_not_read(declared: int | None) -> None:
 @pytest.fixture
 def served() -> Iterator[str]:
     """The application in a real server; its base URL."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    port = listening.getsockname()[1]
-    config = uvicorn.Config(build_app(), log_config=None, lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(timeout=10)
+    with serving(build_app()) as url:
+        yield url
 
 
 def test_a_real_client_that_sends_far_too_much_gets_the_answer(served: str) -> None:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+from manifest_samples import site_manifest
 
 from fhir_ext.results import Issue, Measurement, Refusal, Risk, Uncertainty
 from models.manifest import Manifest, MeasurementOutput
@@ -19,19 +20,7 @@ REFUSAL = Refusal("kernel", "B70f", "another")
 
 
 def manifest(*outputs: dict[str, Any], **changes: Any) -> Manifest:
-    return Manifest.model_validate(
-        {
-            "id": "site-model",
-            "version": "1.0.0",
-            "title": "A model of a site",
-            "licence": "Apache-2.0",
-            "intended_use": "Tests.",
-            "not_for": "Anything else.",
-            "inputs": {"modality": ["CT"]},
-            "outputs": outputs,
-            **changes,
-        }
-    )
+    return site_manifest(outputs=outputs, **changes)
 
 
 def output(name: str = "organ-volume", unit: str = "mL", **changes: Any) -> dict[str, Any]:
